@@ -1,0 +1,67 @@
+#define _GNU_SOURCE /* dladdr */
+#include "plugin.h"
+
+#include <dlfcn.h>
+#include <limits.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum { REASON_SIZE = 400 };
+
+/* The directory of the shared library (or of the program, when linked statically) that holds this code. */
+static int own_directory(char directory[PATH_MAX]) {
+    static const char anchor = 0;
+    Dl_info info;
+    if (!dladdr(&anchor, &info) || !info.dli_fname || !strchr(info.dli_fname, '/')) return 0;
+    if (!realpath(info.dli_fname, directory)) return 0;
+    *strrchr(directory, '/') = '\0';
+    return 1;
+}
+
+/* Opens directory/file; adds the loader's words to `reason` where that fails. */
+static void *open_in(const char *directory, const char *file, char reason[REASON_SIZE]) {
+    char path[PATH_MAX];
+    size_t used = strlen(reason);
+    /* "./" because dlopen searches its path for a name without a slash, which "" as directory would give. */
+    const char *format = strchr(directory, '/') ? "%s/%s" : "./%s/%s";
+    if (snprintf(path, sizeof path, format, directory, file) >= (int)sizeof path) {
+        snprintf(reason + used, REASON_SIZE - used, "; the path of the directory is too long");
+        return NULL;
+    }
+    void *handle = dlopen(path, RTLD_NOW | RTLD_LOCAL);
+    if (!handle) snprintf(reason + used, REASON_SIZE - used, "; %s", dlerror());
+    return handle;
+}
+
+cavmae_status cavmae__plugin_open(cavmae_context *context, const char *file, const char *symbol_name, void **handle,
+                                  void **symbol) {
+    char directory[PATH_MAX], reason[REASON_SIZE] = "";
+    const char *given = cavmae__context_plugin_dir(context);
+    void *opened = NULL;
+    if (given) {
+        opened = open_in(given, file, reason);
+    } else {
+        int found = own_directory(directory);
+        if (found) opened = open_in(directory, file, reason);
+        if (!opened && !(found && strcmp(directory, CAVMAE_PLUGIN_DIR) == 0))
+            opened = open_in(CAVMAE_PLUGIN_DIR, file, reason);
+    }
+    if (!opened)
+        return cavmae__fail(CAVMAE_E_BACKEND, "plug-in %s cannot be loaded%s; install it there or set plugin_dir", file,
+                            reason);
+
+    void *found = dlsym(opened, symbol_name);
+    if (!found) {
+        cavmae__fail(CAVMAE_E_BACKEND, "plug-in %s: %s", file, dlerror());
+        dlclose(opened);
+        return CAVMAE_E_BACKEND;
+    }
+    *handle = opened;
+    *symbol = found;
+    return CAVMAE_OK;
+}
+
+void cavmae__plugin_close(void *handle) {
+    if (handle) dlclose(handle);
+}
