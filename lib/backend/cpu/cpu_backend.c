@@ -1,0 +1,103 @@
+#include "cpu_backend.h"
+
+#include <string.h>
+
+#include "attention_scratch.h"
+#include "isa.h"
+#include "linear_tiles.h"
+
+/* Elementary operations that take about as long as waking the other threads. */
+static const double work_worth_threads = 20000;
+
+extern const cavmae__backend_ops cavmae__cpu_ops_baseline;
+#ifdef CAVMAE_HAVE_X86
+extern const cavmae__backend_ops cavmae__cpu_ops_avx2, cavmae__cpu_ops_avx512;
+#endif
+
+const cavmae__backend_ops *cavmae__cpu_ops(int isa) {
+#ifdef CAVMAE_HAVE_X86
+    if (isa == CAVMAE__ISA_AVX512) return &cavmae__cpu_ops_avx512;
+    if (isa == CAVMAE__ISA_AVX2) return &cavmae__cpu_ops_avx2;
+#endif
+    (void)isa;
+    return &cavmae__cpu_ops_baseline;
+}
+
+void cavmae__cpu_run(cavmae__backend *backend, int64_t count, double work, cavmae__task *task, void *arg) {
+    if (work > work_worth_threads && count > 1) {
+        cavmae__parallel(backend->context, count, task, arg);
+        return;
+    }
+    for (int64_t i = 0; i < count; i++) task(arg, i, 0);
+}
+
+/* ---- Memory ---- */
+
+cavmae_status cavmae__cpu_alloc(cavmae__backend *backend, size_t size, void **out) {
+    void *memory = cavmae__alloc(backend->context, size);
+    if (!memory) return CAVMAE_E_NOMEM;
+    *out = memory;
+    return CAVMAE_OK;
+}
+
+void cavmae__cpu_free(cavmae__backend *backend, void *memory) { cavmae__free(backend->context, memory); }
+
+cavmae_status cavmae__cpu_copy(cavmae__backend *backend, void *to, const void *from, size_t size) {
+    (void)backend;
+    if (size > 0) memcpy(to, from, size);
+    return CAVMAE_OK;
+}
+
+cavmae_status cavmae__cpu_zero(cavmae__backend *backend, void *memory, size_t size) {
+    (void)backend;
+    if (size > 0) memset(memory, 0, size);
+    return CAVMAE_OK;
+}
+
+cavmae_status cavmae__cpu_sync(cavmae__backend *backend) {
+    (void)backend;
+    return CAVMAE_OK;
+}
+
+/* ---- Workspace ---- */
+
+static int64_t linear_floats(const cavmae__limits *limits) {
+    int64_t floats = cavmae__rows_scratch(limits->width);
+    return limits->backward ? cavmae__larger(floats, cavmae__weight_grad_scratch()) : floats;
+}
+
+/* Sums of blocks of rows, at most one block more for each group. */
+static int64_t layernorm_floats(const cavmae__limits *limits) {
+    return (cavmae__blocks(limits->rows, CAVMAE__NORM_BLOCK) + 4) * 2 * limits->width;
+}
+
+static int64_t contrastive_doubles(const cavmae__limits *limits) {
+    const int64_t count = limits->clips, width = limits->width;
+    return 3 * count * width + 2 * count * count + 6 * count;
+}
+
+size_t cavmae__cpu_workspace_size(cavmae__backend *backend, const cavmae__limits *limits) {
+    const cavmae__cpu_backend *cpu = (const cavmae__cpu_backend *)backend;
+    const int64_t attention = limits->heads > 0 ? cavmae__attention_scratch(limits->longest, limits->head_dim, limits->backward) : 0;
+    int64_t bytes = cpu->threads * cavmae__larger(linear_floats(limits), attention) * (int64_t)sizeof(float);
+    bytes = cavmae__larger(bytes, CAVMAE__SUM_SQUARES_BLOCKS * (int64_t)sizeof(double));
+    bytes = cavmae__larger(bytes, (int64_t)cavmae__mae_loss_workspace(cpu, limits));
+    bytes = cavmae__larger(bytes, (int64_t)cavmae__draw_masks_workspace(cpu, limits));
+    bytes = cavmae__larger(bytes, contrastive_doubles(limits) * (int64_t)sizeof(double));
+    if (limits->backward) bytes = cavmae__larger(bytes, layernorm_floats(limits) * (int64_t)sizeof(float));
+    return (size_t)cavmae__round_up(bytes, 64);
+}
+
+/* ---- Life ---- */
+
+void cavmae__cpu_close(cavmae__backend *backend) { cavmae__free(backend->context, backend); }
+
+cavmae_status cavmae__cpu_backend_open(cavmae_context *context, cavmae__backend **out) {
+    cavmae__cpu_backend *cpu = cavmae__alloc_zero(context, sizeof *cpu);
+    if (!cpu) return CAVMAE_E_NOMEM;
+    cpu->base.ops = cavmae__cpu_ops(cavmae__isa());
+    cpu->base.context = context;
+    cpu->threads = cavmae__context_threads(context);
+    *out = &cpu->base;
+    return CAVMAE_OK;
+}
