@@ -1,0 +1,486 @@
+/* The configuration: one table of keys, from which setters, getters, ranges, names, presets and JSON follow. */
+#include "config.h"
+
+#include <errno.h>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "json.h"
+#include "number.h"
+#include "record.h"
+
+enum { TEXT_SIZE = 512 };
+
+#define NO_FIELD ((size_t)-1)
+
+typedef struct key {
+    int32_t number, type;
+    const char *name;
+    size_t offset;      /* of the field of cavmae__options with the same name */
+    const char *preset; /* the value of "base" */
+    double min, max;
+    const char *choices;
+} key;
+
+#define FIELD(name) #name, offsetof(cavmae__options, name)
+#define I64(number, name, preset, min, max) {number, CAVMAE_TYPE_I64, FIELD(name), preset, min, max, NULL}
+#define F64(number, name, preset, min, max) {number, CAVMAE_TYPE_F64, FIELD(name), preset, min, max, NULL}
+#define WORD(number, name, preset, choices) {number, CAVMAE_TYPE_STR, FIELD(name), preset, 0, 0, choices}
+#define TEXT(number, name, preset) {number, CAVMAE_TYPE_STR, name, NO_FIELD, preset, 0, 0, NULL}
+#define MASK_MODES "unstructured|time|frequency|time_frequency"
+
+static const key keys[] = {
+    I64(CAVMAE_P_IMAGE_SIZE, image_size, "224", 1, 1 << 14),
+    I64(CAVMAE_P_IMAGE_CHANNELS, image_channels, "3", 1, CAVMAE__MAX_IMAGE_CHANNELS),
+    I64(CAVMAE_P_AUDIO_FRAMES, audio_frames, "1024", 1, 1 << 20),
+    I64(CAVMAE_P_MEL_BINS, mel_bins, "128", 1, 1 << 12),
+    I64(CAVMAE_P_PATCH_SIZE, patch_size, "16", 1, 256),
+    I64(CAVMAE_P_EMBED_DIM, embed_dim, "768", 4, 1 << 14),
+    I64(CAVMAE_P_NUM_HEADS, num_heads, "12", 1, 1 << 10),
+    I64(CAVMAE_P_MODALITY_DEPTH, modality_depth, "11", 0, 256),
+    I64(CAVMAE_P_JOINT_DEPTH, joint_depth, "1", 0, 256),
+    I64(CAVMAE_P_DECODER_DIM, decoder_dim, "512", 4, 1 << 14),
+    I64(CAVMAE_P_DECODER_HEADS, decoder_heads, "16", 1, 1 << 10),
+    I64(CAVMAE_P_DECODER_DEPTH, decoder_depth, "8", 0, 256),
+    F64(CAVMAE_P_MLP_RATIO, mlp_ratio, "4", 0.01, 64),
+    F64(CAVMAE_P_LAYER_NORM_EPS, layer_norm_eps, "1e-5", 0, 1),
+    I64(CAVMAE_P_TRAINABLE_POS, trainable_pos, "0", 0, 1),
+    WORD(CAVMAE_P_MODALITIES, modalities, "av", "av|a|v"),
+    WORD(CAVMAE_P_DTYPE, dtype, "float32", "float32|bfloat16"),
+    I64(CAVMAE_P_SEED, seed, "0", 0, 9e15),
+
+    I64(CAVMAE_P_SAMPLE_RATE, sample_rate, "16000", 1000, 384000),
+    WORD(CAVMAE_P_AUDIO_CHANNEL, audio_channel, "first", "first|mean"),
+    WORD(CAVMAE_P_RESAMPLER, resampler, "best", "best|medium|fastest"),
+    WORD(CAVMAE_P_AUDIO_LENGTH, audio_length, "pad", "pad|silence|native"),
+    F64(CAVMAE_P_AUDIO_MEAN, audio_mean, "-5.081", -1e6, 1e6),
+    F64(CAVMAE_P_AUDIO_STD, audio_std, "4.4849", 1e-6, 1e6),
+    WORD(CAVMAE_P_IMAGE_FILTER, image_filter, "bicubic", "bicubic|bilinear"),
+    TEXT(CAVMAE_P_IMAGE_MEAN, "image_mean", "0.485,0.456,0.406"),
+    TEXT(CAVMAE_P_IMAGE_STD, "image_std", "0.229,0.224,0.225"),
+    I64(CAVMAE_P_CLIP_FRAMES, clip_frames, "10", 1, 1 << 16),
+
+    F64(CAVMAE_P_MAE_WEIGHT, mae_weight, "1", 0, 1e6),
+    F64(CAVMAE_P_CONTRAST_WEIGHT, contrast_weight, "0.01", 0, 1e6),
+    F64(CAVMAE_P_CONTRAST_TEMPERATURE, contrast_temperature, "0.05", 1e-4, 1e4),
+    WORD(CAVMAE_P_CONTRAST_DIRECTION, contrast_direction, "v2a", "v2a|a2v|both"),
+    I64(CAVMAE_P_NORM_PIX_LOSS, norm_pix_loss, "1", 0, 1),
+    F64(CAVMAE_P_MASK_RATIO_A, mask_ratio_a, "0.75", 0, 1),
+    F64(CAVMAE_P_MASK_RATIO_V, mask_ratio_v, "0.75", 0, 1),
+    WORD(CAVMAE_P_MASK_MODE_A, mask_mode_a, "unstructured", MASK_MODES),
+    WORD(CAVMAE_P_MASK_MODE_V, mask_mode_v, "unstructured", MASK_MODES),
+    WORD(CAVMAE_P_MASK_DOMAIN, mask_domain, "modality", "modality|joint"),
+
+    WORD(CAVMAE_P_OPTIMIZER, optimizer, "adam", "adam|adamw"),
+    F64(CAVMAE_P_LR, lr, "5e-5", 0, 1e3),
+    F64(CAVMAE_P_BETA1, beta1, "0.95", 0, 0.9999999),
+    F64(CAVMAE_P_BETA2, beta2, "0.999", 0, 0.9999999),
+    F64(CAVMAE_P_ADAM_EPS, adam_eps, "1e-8", 0, 1),
+    F64(CAVMAE_P_WEIGHT_DECAY, weight_decay, "5e-7", 0, 1e3),
+    F64(CAVMAE_P_CLIP_NORM, clip_norm, "0", 0, 1e9),
+    I64(CAVMAE_P_ACCUMULATE, accumulate, "1", 1, 1 << 20),
+    I64(CAVMAE_P_RECOMPUTE, recompute, "0", 0, 1),
+    WORD(CAVMAE_P_SCHEDULE, schedule, "multistep", "multistep|cosine"),
+    TEXT(CAVMAE_P_MILESTONES, "milestones", ""),
+    F64(CAVMAE_P_GAMMA, gamma, "0.5", 0, 1),
+    I64(CAVMAE_P_WARMUP_STEPS, warmup_steps, "0", 0, 9e15),
+    I64(CAVMAE_P_TOTAL_STEPS, total_steps, "0", 0, 9e15),
+    F64(CAVMAE_P_MIN_LR, min_lr, "0", 0, 1e3),
+
+    I64(CAVMAE_P_BATCH, batch, "48", 1, 1 << 20),
+    I64(CAVMAE_P_SHUFFLE, shuffle, "1", 0, 1),
+    I64(CAVMAE_P_DROP_LAST, drop_last, "1", 0, 1),
+    I64(CAVMAE_P_NOISE, noise, "0", 0, 1),
+    I64(CAVMAE_P_ROLL, roll, "0", 0, 1),
+    I64(CAVMAE_P_FRAME, frame, "-1", -2, 1 << 16),
+    WORD(CAVMAE_P_BROKEN, broken, "error", "error|skip"),
+    I64(CAVMAE_P_LOADER_THREADS, loader_threads, "2", 1, 256),
+    I64(CAVMAE_P_QUEUE, queue, "4", 1, 1024),
+};
+
+enum { KEY_COUNT = sizeof keys / sizeof keys[0] };
+
+/* Every value as text, which is what files and command lines hold, and as the number it stands for (words: the
+ * index among the choices). */
+typedef struct value {
+    char text[TEXT_SIZE];
+    double number;
+    int64_t integer;
+} value;
+
+struct cavmae_config {
+    cavmae_context *context;
+    value values[KEY_COUNT];
+};
+
+static int find_number(int32_t number) {
+    for (int i = 0; i < KEY_COUNT; i++)
+        if (keys[i].number == number) return i;
+    return -1;
+}
+
+static int find_name(const char *name, size_t length) {
+    for (int i = 0; i < KEY_COUNT; i++)
+        if (strlen(keys[i].name) == length && memcmp(keys[i].name, name, length) == 0) return i;
+    return -1;
+}
+
+/* Index of `text` among "a|b|c", or -1. */
+static int64_t find_choice(const char *choices, const char *text) {
+    size_t length = strlen(text);
+    int64_t index = 0;
+    for (const char *at = choices;; index++) {
+        const char *bar = strchr(at, '|');
+        size_t n = bar ? (size_t)(bar - at) : strlen(at);
+        if (n == length && memcmp(at, text, n) == 0) return index;
+        if (!bar) return -1;
+        at = bar + 1;
+    }
+}
+
+static cavmae_status set_text(cavmae_config *config, int i, const char *text) {
+    const key *k = &keys[i];
+    value v;
+    memset(&v, 0, sizeof v);
+    size_t length = strlen(text);
+    if (length >= TEXT_SIZE) return cavmae__fail(CAVMAE_E_ARG, "config: %s: value of %zu characters is longer than %d", k->name, length, TEXT_SIZE - 1);
+    memcpy(v.text, text, length + 1);
+    char *end = NULL;
+    errno = 0;
+    if (k->type == CAVMAE_TYPE_I64) {
+        long long n = strtoll(text, &end, 10);
+        if (end == text || *end) return cavmae__fail(CAVMAE_E_ARG, "config: %s: '%s' is not an integer", k->name, text);
+        v.integer = n;
+        v.number = (double)n;
+    } else if (k->type == CAVMAE_TYPE_F64) {
+        v.number = cavmae__parse_f64(text, &end);
+        if (end == text || *end || !isfinite(v.number)) return cavmae__fail(CAVMAE_E_ARG, "config: %s: '%s' is not a finite number", k->name, text);
+    } else if (k->choices) {
+        v.integer = find_choice(k->choices, text);
+        if (v.integer < 0) return cavmae__fail(CAVMAE_E_ARG, "config: %s: '%s' is none of %s", k->name, text, k->choices);
+    }
+    if (k->type != CAVMAE_TYPE_STR && (errno == ERANGE || v.number < k->min || v.number > k->max))
+        return cavmae__fail(CAVMAE_E_ARG, "config: %s: %s is outside [%g, %g]", k->name, text, k->min, k->max);
+    config->values[i] = v;
+    return CAVMAE_OK;
+}
+
+static cavmae_status find_typed(const cavmae_config *config, int32_t number, int32_t type, int *index) {
+    static const char *const type_names[] = {"", "an integer", "a number", "a word"};
+    if (!config) return cavmae__fail(CAVMAE_E_ARG, "config is NULL");
+    int i = find_number(number);
+    if (i < 0) return cavmae__fail(CAVMAE_E_NOT_FOUND, "config: no key has number %d", number);
+    if (type && keys[i].type != type) return cavmae__fail(CAVMAE_E_ARG, "config: %s is %s", keys[i].name, type_names[keys[i].type]);
+    *index = i;
+    return CAVMAE_OK;
+}
+
+cavmae_status cavmae_config_set_i64(cavmae_config *config, int32_t number, int64_t integer) {
+    int i = 0;
+    CAVMAE__TRY(find_typed(config, number, CAVMAE_TYPE_I64, &i));
+    char text[32];
+    snprintf(text, sizeof text, "%lld", (long long)integer);
+    return set_text(config, i, text);
+}
+
+cavmae_status cavmae_config_set_f64(cavmae_config *config, int32_t number, double real) {
+    int i = 0;
+    CAVMAE__TRY(find_typed(config, number, CAVMAE_TYPE_F64, &i));
+    char text[32];
+    cavmae__format_f64(text, real);
+    return set_text(config, i, text);
+}
+
+cavmae_status cavmae_config_set_str(cavmae_config *config, int32_t number, const char *text) {
+    int i = 0;
+    CAVMAE__TRY(find_typed(config, number, CAVMAE_TYPE_STR, &i));
+    if (!text) return cavmae__fail(CAVMAE_E_ARG, "config: %s: value is NULL", keys[i].name);
+    return set_text(config, i, text);
+}
+
+cavmae_status cavmae_config_set(cavmae_config *config, const char *name, const char *text) {
+    if (!config || !name || !text) return cavmae__fail(CAVMAE_E_ARG, "config: config, name or value is NULL");
+    int i = find_name(name, strlen(name));
+    if (i < 0) return cavmae__fail(CAVMAE_E_NOT_FOUND, "config: no key is called '%s'", name);
+    return set_text(config, i, text);
+}
+
+cavmae_status cavmae_config_get_i64(const cavmae_config *config, int32_t number, int64_t *out) {
+    int i = 0;
+    CAVMAE__TRY(find_typed(config, number, CAVMAE_TYPE_I64, &i));
+    if (!out) return cavmae__fail(CAVMAE_E_ARG, "config: %s: out is NULL", keys[i].name);
+    *out = config->values[i].integer;
+    return CAVMAE_OK;
+}
+
+cavmae_status cavmae_config_get_f64(const cavmae_config *config, int32_t number, double *out) {
+    int i = 0;
+    CAVMAE__TRY(find_typed(config, number, CAVMAE_TYPE_F64, &i));
+    if (!out) return cavmae__fail(CAVMAE_E_ARG, "config: %s: out is NULL", keys[i].name);
+    *out = config->values[i].number;
+    return CAVMAE_OK;
+}
+
+cavmae_status cavmae_config_get_str(const cavmae_config *config, int32_t number, const char **out) {
+    int i = 0;
+    CAVMAE__TRY(find_typed(config, number, 0, &i));
+    if (!out) return cavmae__fail(CAVMAE_E_ARG, "config: %s: out is NULL", keys[i].name);
+    *out = config->values[i].text;
+    return CAVMAE_OK;
+}
+
+cavmae_status cavmae_config_key_info(int32_t index, cavmae_key_info *out) {
+    if (index < 0 || index >= KEY_COUNT) return cavmae__fail(CAVMAE_E_NOT_FOUND, "config: there are %d keys, no index %d", KEY_COUNT, index);
+    const key *k = &keys[index];
+    cavmae_key_info info = {0};
+    info.key = k->number;
+    info.type = k->type;
+    info.name = k->name;
+    info.min = k->min;
+    info.max = k->max;
+    info.choices = k->choices;
+    return cavmae__record_out(out, &info, sizeof info);
+}
+
+static cavmae_status set_pairs(cavmae_config *config, const char *const (*pairs)[2], size_t count) {
+    for (size_t i = 0; i < count; i++) CAVMAE__TRY(cavmae_config_set(config, pairs[i][0], pairs[i][1]));
+    return CAVMAE_OK;
+}
+
+cavmae_status cavmae_config_create(cavmae_context *context, const char *preset, cavmae_config **out) {
+    static const char *const tiny[][2] = {{"image_size", "64"},   {"audio_frames", "128"}, {"embed_dim", "32"},
+                                          {"num_heads", "4"},     {"modality_depth", "3"}, {"joint_depth", "1"},
+                                          {"decoder_dim", "16"},  {"decoder_heads", "4"},  {"decoder_depth", "2"},
+                                          {"batch", "4"}};
+    if (!context || !out) return cavmae__fail(CAVMAE_E_ARG, "config: context or out is NULL");
+    int is_tiny = preset && strcmp(preset, "tiny") == 0;
+    if (preset && !is_tiny && strcmp(preset, "base") != 0)
+        return cavmae__fail(CAVMAE_E_NOT_FOUND, "config: no preset is called '%s'; there are base and tiny", preset);
+    cavmae_config *config;
+    CAVMAE__TRY(CAVMAE__NEW(context, &config, 1));
+    config->context = cavmae__context_ref(context);
+    cavmae_status status = CAVMAE_OK;
+    for (int i = 0; i < KEY_COUNT && status == CAVMAE_OK; i++) status = set_text(config, i, keys[i].preset);
+    if (status == CAVMAE_OK && is_tiny) status = set_pairs(config, tiny, sizeof tiny / sizeof tiny[0]);
+    if (status != CAVMAE_OK) {
+        cavmae_config_free(config);
+        return status;
+    }
+    *out = config;
+    return CAVMAE_OK;
+}
+
+cavmae_status cavmae_config_clone(const cavmae_config *config, cavmae_config **out) {
+    if (!config || !out) return cavmae__fail(CAVMAE_E_ARG, "config: config or out is NULL");
+    cavmae_config *copy;
+    CAVMAE__TRY(CAVMAE__NEW(config->context, &copy, 1));
+    *copy = *config;
+    cavmae__context_ref(copy->context);
+    *out = copy;
+    return CAVMAE_OK;
+}
+
+void cavmae_config_free(cavmae_config *config) {
+    if (!config) return;
+    cavmae_context *context = config->context;
+    cavmae__free(context, config);
+    cavmae__context_unref(context);
+}
+
+cavmae_context *cavmae__config_context(const cavmae_config *config) { return config->context; }
+
+/* "1,2,3" into out [capacity]; the count must be in [min, capacity]. */
+static cavmae_status read_list(const cavmae_config *config, int32_t number, int64_t min, int64_t capacity, double *out, int64_t *count) {
+    int i = find_number(number);
+    const char *at = config->values[i].text;
+    int64_t n = 0;
+    while (*at) {
+        char *end;
+        double x = cavmae__parse_f64(at, &end);
+        if (end == at || !isfinite(x) || (*end && *end != ',') || (*end == ',' && !end[1]))
+            return cavmae__fail(CAVMAE_E_ARG, "config: %s: '%s' is not a list of numbers joined by commas", keys[i].name, config->values[i].text);
+        if (n == capacity) return cavmae__fail(CAVMAE_E_ARG, "config: %s: more than %lld numbers", keys[i].name, (long long)capacity);
+        out[n++] = x;
+        at = *end ? end + 1 : end;
+    }
+    if (n < min) return cavmae__fail(CAVMAE_E_ARG, "config: %s: %lld numbers, %lld needed", keys[i].name, (long long)n, (long long)min);
+    *count = n;
+    return CAVMAE_OK;
+}
+
+static cavmae_status fill_options(const cavmae_config *config, cavmae__options *o) {
+    const value *v = config->values;
+    memset(o, 0, sizeof *o);
+    for (int i = 0; i < KEY_COUNT; i++) {
+        char *field = (char *)o + keys[i].offset;
+        if (keys[i].type == CAVMAE_TYPE_F64)
+            memcpy(field, &v[i].number, sizeof(double));
+        else if (keys[i].offset != NO_FIELD)
+            memcpy(field, &v[i].integer, sizeof(int64_t));
+    }
+    o->dtype = o->dtype ? CAVMAE_BFLOAT16 : CAVMAE_FLOAT32;
+    o->audio = (cavmae__audio_contract){.sample_rate = (int32_t)o->sample_rate,
+                                        .channel = (int32_t)o->audio_channel,
+                                        .resampler = (int32_t)o->resampler,
+                                        .length = (int32_t)o->audio_length,
+                                        .mel_bins = (int32_t)o->mel_bins,
+                                        .frames = (int32_t)o->audio_frames,
+                                        .patch_size = (int32_t)o->patch_size,
+                                        .mean = (float)o->audio_mean,
+                                        .std = (float)o->audio_std};
+    o->image.filter = (int32_t)o->image_filter;
+    o->image.size = (int32_t)o->image_size;
+    o->image.channels = (int32_t)o->image_channels;
+    double list[CAVMAE__MAX_MILESTONES];
+    int64_t count;
+    CAVMAE__TRY(read_list(config, CAVMAE_P_IMAGE_MEAN, o->image_channels, o->image_channels, list, &count));
+    for (int64_t i = 0; i < count; i++) o->image.mean[i] = (float)list[i];
+    CAVMAE__TRY(read_list(config, CAVMAE_P_IMAGE_STD, o->image_channels, o->image_channels, list, &count));
+    for (int64_t i = 0; i < count; i++) {
+        o->image.std[i] = (float)list[i];
+        if (!(o->image.std[i] > 0)) return cavmae__fail(CAVMAE_E_ARG, "config: image_std: %g is not positive", list[i]);
+    }
+    CAVMAE__TRY(read_list(config, CAVMAE_P_MILESTONES, 0, CAVMAE__MAX_MILESTONES, list, &o->milestone_count));
+    for (int64_t i = 0; i < o->milestone_count; i++) {
+        o->milestones[i] = (int64_t)list[i];
+        if (list[i] < 0 || list[i] > 9e15 || (double)o->milestones[i] != list[i] || (i && list[i] <= list[i - 1]))
+            return cavmae__fail(CAVMAE_E_ARG, "config: milestones: '%s' are not rising update numbers", v[find_number(CAVMAE_P_MILESTONES)].text);
+    }
+    return CAVMAE_OK;
+}
+
+static cavmae_status check_multiple(const char *name, int64_t n, const char *of, int64_t unit) {
+    if (n % unit) return cavmae__fail(CAVMAE_E_SHAPE, "config: %s %lld is not a multiple of %s %lld", name, (long long)n, of, (long long)unit);
+    return CAVMAE_OK;
+}
+
+/* Keeps at least one token, by the reference's truncation: int(L * (1 - ratio)) in double. */
+static cavmae_status check_kept(const char *name, int64_t tokens, double ratio) {
+    if ((int64_t)((double)tokens * (1 - ratio)) < 1)
+        return cavmae__fail(CAVMAE_E_ARG, "config: %s %g leaves none of %lld tokens visible", name, ratio, (long long)tokens);
+    return CAVMAE_OK;
+}
+
+static cavmae_status check_options(const cavmae__options *o) {
+    CAVMAE__TRY(check_multiple("image_size", o->image_size, "patch_size", o->patch_size));
+    CAVMAE__TRY(check_multiple("audio_frames", o->audio_frames, "patch_size", o->patch_size));
+    CAVMAE__TRY(check_multiple("mel_bins", o->mel_bins, "patch_size", o->patch_size));
+    CAVMAE__TRY(check_multiple("embed_dim", o->embed_dim, "num_heads", o->num_heads));
+    CAVMAE__TRY(check_multiple("embed_dim", o->embed_dim, "a 2-D sine-cosine table's", 4));
+    CAVMAE__TRY(check_multiple("decoder_dim", o->decoder_dim, "decoder_heads", o->decoder_heads));
+    CAVMAE__TRY(check_multiple("decoder_dim", o->decoder_dim, "a 2-D sine-cosine table's", 4));
+    if ((double)o->embed_dim * o->mlp_ratio < 1 || (double)o->decoder_dim * o->mlp_ratio < 1)
+        return cavmae__fail(CAVMAE_E_SHAPE, "config: mlp_ratio %g leaves no hidden unit", o->mlp_ratio);
+    int64_t grid = o->image_size / o->patch_size;
+    int64_t visual = grid * grid, audio = (o->mel_bins / o->patch_size) * (o->audio_frames / o->patch_size);
+    if (o->mask_domain == CAVMAE__MASK_DOMAIN_JOINT) {
+        if (o->modalities != CAVMAE__MODALITIES_AV) return cavmae__fail(CAVMAE_E_ARG, "config: mask_domain joint needs modalities av");
+        if (o->contrast_weight > 0)
+            return cavmae__fail(CAVMAE_E_ARG, "config: mask_domain joint may remove a whole modality of a clip: contrast_weight must be 0");
+        return check_kept("mask_ratio_a", audio + visual, o->mask_ratio_a);
+    }
+    if (o->modalities != CAVMAE__MODALITIES_V) CAVMAE__TRY(check_kept("mask_ratio_a", audio, o->mask_ratio_a));
+    if (o->modalities != CAVMAE__MODALITIES_A) CAVMAE__TRY(check_kept("mask_ratio_v", visual, o->mask_ratio_v));
+    if (o->schedule == CAVMAE__COSINE && o->total_steps <= o->warmup_steps)
+        return cavmae__fail(CAVMAE_E_ARG, "config: schedule cosine needs total_steps above warmup_steps");
+    return CAVMAE_OK;
+}
+
+cavmae_status cavmae__config_options(const cavmae_config *config, cavmae__options *out) {
+    if (!config) return cavmae__fail(CAVMAE_E_ARG, "config is NULL");
+    cavmae__options options;
+    CAVMAE__TRY(fill_options(config, &options));
+    CAVMAE__TRY(check_options(&options));
+    *out = options;
+    return CAVMAE_OK;
+}
+
+cavmae_status cavmae_config_check(const cavmae_config *config) {
+    cavmae__options options;
+    return cavmae__config_options(config, &options);
+}
+
+/* Free text as a JSON string; values are checked to be numbers and words, so only free text needs escapes. */
+static size_t write_json_string(char *out, const char *text) {
+    size_t n = 0;
+    out[n++] = '"';
+    for (; *text; text++) {
+        unsigned char c = (unsigned char)*text;
+        if (c == '"' || c == '\\') out[n++] = '\\';
+        if (c < 0x20)
+            n += (size_t)snprintf(out + n, 8, "\\u%04x", c);
+        else
+            out[n++] = (char)c;
+    }
+    out[n++] = '"';
+    return n;
+}
+
+cavmae_status cavmae__config_to_json(const cavmae_config *config, char **json) {
+    char *text = cavmae__alloc(config->context, (size_t)KEY_COUNT * (6 * TEXT_SIZE + 64));
+    if (!text) return CAVMAE_E_NOMEM;
+    size_t n = 0;
+    for (int i = 0; i < KEY_COUNT; i++) {
+        char number[32];
+        n += (size_t)snprintf(text + n, 64, "%s\"%s\": ", i ? ", " : "{", keys[i].name);
+        if (keys[i].type == CAVMAE_TYPE_STR) {
+            n += write_json_string(text + n, config->values[i].text);
+            continue;
+        }
+        cavmae__format_f64(number, config->values[i].number); /* integers below 2^53 come out whole */
+        n += (size_t)snprintf(text + n, sizeof number, "%s", number);
+    }
+    memcpy(text + n, "}", 2);
+    *json = text;
+    return CAVMAE_OK;
+}
+
+/* The next value of the object as text, whatever its kind. */
+static cavmae_status read_json_value(cavmae__json *json, char *out, size_t size) {
+    if (cavmae__json_peek(json) == CAVMAE__JSON_STRING) {
+        cavmae__json_string string;
+        CAVMAE__TRY(cavmae__json_string_value(json, &string));
+        if (string.length >= size) return cavmae__fail(CAVMAE_E_FORMAT, "%s: a value of %zu characters is too long", json->file, string.length);
+        size_t length;
+        return cavmae__json_unescape(json, &string, out, &length);
+    }
+    const char *start = json->at;
+    CAVMAE__TRY(cavmae__json_skip(json));
+    while (start < json->at && strchr(" \t\r\n", *start)) start++;
+    size_t length = (size_t)(json->at - start);
+    if (length >= size) return cavmae__fail(CAVMAE_E_FORMAT, "%s: a value of %zu characters is too long", json->file, length);
+    memcpy(out, start, length);
+    out[length] = 0;
+    return CAVMAE_OK;
+}
+
+cavmae_status cavmae__config_from_json(cavmae_context *context, const char *text, cavmae_config **out) {
+    cavmae_config *config;
+    cavmae_status status = CAVMAE_OK;
+    CAVMAE__TRY(cavmae_config_create(context, NULL, &config));
+    cavmae__json json;
+    cavmae__json_open(&json, text, strlen(text), "configuration");
+    CAVMAE__TRY_OUT(cavmae__json_enter(&json, CAVMAE__JSON_OBJECT));
+    for (;;) {
+        cavmae__json_string name;
+        int more;
+        char buffer[TEXT_SIZE];
+        CAVMAE__TRY_OUT(cavmae__json_next(&json, CAVMAE__JSON_OBJECT, &name, &more));
+        if (!more) break;
+        int i = find_name(name.text, name.length);
+        if (i < 0) {
+            status = cavmae__fail(CAVMAE_E_UNSUPPORTED, "configuration: key '%.*s' is unknown to this version", (int)(name.length > 99 ? 99 : name.length), name.text);
+            goto out;
+        }
+        CAVMAE__TRY_OUT(read_json_value(&json, buffer, sizeof buffer));
+        CAVMAE__TRY_OUT(set_text(config, i, buffer));
+    }
+    CAVMAE__TRY_OUT(cavmae__json_end(&json));
+    *out = config;
+    return CAVMAE_OK;
+out:
+    cavmae_config_free(config);
+    return status;
+}
