@@ -1,0 +1,28 @@
+/* Adam's moments beside a model's flat buffer, the schedule, and parameter groups. */
+#ifndef CAVMAE_TRAIN_OPTIMIZER_H
+#define CAVMAE_TRAIN_OPTIMIZER_H
+
+#include "model.h"
+
+typedef struct cavmae__group {
+    double lr_factor, weight_decay;
+} cavmae__group;
+
+struct cavmae_optimizer {
+    atomic_int references;
+    cavmae_model *model;
+    cavmae__options options;
+    cavmae__group *groups; /* [list.count] */
+    float *m, *v;          /* device, flat like the model's buffer */
+    int64_t updates;
+};
+
+cavmae_optimizer *cavmae__optimizer_ref(cavmae_optimizer *optimizer);
+
+/* Learning rate of update `update` = 1, 2, ..., before group factors. */
+double cavmae__schedule(const cavmae__options *options, int64_t update);
+
+/* One update from a flat gradient; only parameters that have one are touched, as torch does with grad None. */
+cavmae_status cavmae__optimizer_update(cavmae_optimizer *optimizer, const float *gradients, const uint8_t *has_gradient, double grad_scale);
+
+#endif

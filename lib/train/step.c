@@ -1,0 +1,242 @@
+/* One batch through the network: inputs, masks, objective (paper eq. 7 to 10), gradients. */
+#include <math.h>
+#include <string.h>
+
+#include "philox.h"
+#include "trainer.h"
+
+static int has_modality(const cavmae__options *o, int m) {
+    return o->modalities == CAVMAE__MODALITIES_AV || o->modalities == (m ? CAVMAE__MODALITIES_V : CAVMAE__MODALITIES_A);
+}
+
+cavmae_status cavmae__trainer_check(cavmae_trainer *trainer, const cavmae_batch *batch) {
+    static const char *const names[] = {"audio", "image"};
+    const cavmae__options *o = &trainer->options;
+    const float *inputs[2] = {batch->audio, batch->image};
+    if (batch->count < 1 || batch->count > o->batch)
+        return cavmae__fail(CAVMAE_E_SHAPE, "batch: %d clips; the trainer takes 1 to %lld (key batch)", batch->count, (long long)o->batch);
+    for (int m = 0; m < 2; m++)
+        if (has_modality(o, m) && !inputs[m]) return cavmae__fail(CAVMAE_E_ARG, "batch: %s is NULL, and the model has that modality", names[m]);
+    for (int32_t i = 0; i < batch->count; i++) {
+        int64_t frames = batch->audio_frames ? batch->audio_frames[i] : o->audio_frames;
+        if (frames < o->patch_size || frames > o->audio_frames || frames % o->patch_size)
+            return cavmae__fail(CAVMAE_E_SHAPE, "batch: clip %d has %lld frames; a multiple of %lld up to %lld is needed", i, (long long)frames,
+                                (long long)o->patch_size, (long long)o->audio_frames);
+        trainer->columns[0][i] = has_modality(o, 0) ? (int32_t)(frames / o->patch_size) : 0;
+        trainer->columns[1][i] = has_modality(o, 1) ? (int32_t)(o->image_size / o->patch_size) : 0;
+    }
+    return CAVMAE_OK;
+}
+
+static int32_t grid_rows(const cavmae__options *o, int m) { return (int32_t)((m ? o->image_size : o->mel_bins) / o->patch_size); }
+
+/* How many tokens stay, as the reference truncates: int(L * (1 - ratio)), in double. */
+static int32_t kept_tokens(int32_t tokens, double ratio) { return (int32_t)((double)tokens * (1 - ratio)); }
+
+/* Where masks come from: the caller, or a draw for all clips at once (equal grids), clip by clip, or over both
+ * modalities together. Counts are known before anything is drawn, except in the last case. */
+static cavmae_status count_given(cavmae_trainer *trainer, int m, const uint8_t *mask, int32_t clips, int64_t *removed) {
+    for (int32_t i = 0; i < clips; i++) {
+        int32_t tokens = trainer->columns[m][i] * grid_rows(&trainer->options, m), kept = 0;
+        for (int32_t t = 0; t < tokens; t++) kept += mask[t] == 0;
+        mask += tokens;
+        trainer->kept[m][i] = kept;
+        *removed += tokens - kept;
+    }
+    return CAVMAE_OK;
+}
+
+static cavmae_status draw_range(cavmae_trainer *trainer, int m, uint64_t draw, int32_t first, int32_t clips, int32_t columns, int64_t token, uint8_t *mask) {
+    const cavmae__options *o = &trainer->options;
+    cavmae__backend *backend = trainer->model->backend;
+    double ratio = m ? o->mask_ratio_v : o->mask_ratio_a;
+    const cavmae__draw_masks masks = {.seed = (uint64_t)o->seed,
+                                      .step = draw,
+                                      .purpose = m ? CAVMAE__PURPOSE_MASK_V : CAVMAE__PURPOSE_MASK_A,
+                                      .mode = (int32_t)(m ? o->mask_mode_v : o->mask_mode_a),
+                                      .first = first,
+                                      .clips = clips,
+                                      .rows = grid_rows(o, m),
+                                      .columns = columns,
+                                      .keep = trainer->kept[m][first],
+                                      .ratio = ratio,
+                                      .mask = mask + token,
+                                      .workspace = trainer->network->pass.workspace};
+    return backend->ops->draw_masks(backend, &masks);
+}
+
+/* Runs of clips with equal grids are drawn in one call. */
+static cavmae_status draw_modality(cavmae_trainer *trainer, int m, uint64_t draw, int32_t clips, uint8_t *mask) {
+    int64_t token = 0;
+    for (int32_t i = 0; i < clips;) {
+        int32_t first = i, columns = trainer->columns[m][i];
+        while (i < clips && trainer->columns[m][i] == columns) i++;
+        CAVMAE__TRY(draw_range(trainer, m, draw, first, i - first, columns, token, mask));
+        token += (int64_t)(i - first) * columns * grid_rows(&trainer->options, m);
+    }
+    return CAVMAE_OK;
+}
+
+/* mask_domain joint: one draw over each clip's audio and visual tokens together, split into the two masks. */
+static cavmae_status draw_joint(cavmae_trainer *trainer, uint64_t draw, int32_t clips, uint8_t *both) {
+    const cavmae__options *o = &trainer->options;
+    cavmae__backend *backend = trainer->model->backend;
+    int64_t all[2] = {0, 0}, done[2] = {0, 0};
+    for (int m = 0; m < 2; m++)
+        for (int32_t i = 0; i < clips; i++) all[m] += trainer->columns[m][i] * grid_rows(o, m);
+    uint8_t *scratch = both + all[0] + all[1];
+    for (int32_t i = 0; i < clips; i++) {
+        int32_t tokens[2] = {trainer->columns[0][i] * grid_rows(o, 0), trainer->columns[1][i] * grid_rows(o, 1)}, sum = tokens[0] + tokens[1];
+        const cavmae__draw_masks masks = {.seed = (uint64_t)o->seed, .step = draw, .purpose = CAVMAE__PURPOSE_MASK_JOINT, .first = i, .clips = 1, .rows = 1,
+                                          .columns = sum, .keep = kept_tokens(sum, o->mask_ratio_a), .ratio = o->mask_ratio_a,
+                                          .mask = trainer->network->rows.mask[0], .workspace = trainer->network->pass.workspace};
+        CAVMAE__TRY(backend->ops->draw_masks(backend, &masks));
+        CAVMAE__TRY(backend->ops->download(backend, scratch, masks.mask, (size_t)sum));
+        memcpy(both + done[0], scratch, (size_t)tokens[0]);
+        memcpy(both + all[0] + done[1], scratch + tokens[0], (size_t)tokens[1]);
+        for (int m = 0; m < 2; m++) done[m] += tokens[m];
+    }
+    return CAVMAE_OK;
+}
+
+/* Masks of modality m to the device, however they come about; counts in trainer->kept. removed[m]: of the whole batch. */
+static cavmae_status prepare_counts(cavmae_trainer *trainer, const cavmae_batch *batch, uint64_t draw, int64_t removed[2]) {
+    const cavmae__options *o = &trainer->options;
+    const uint8_t *given[2] = {batch->mask_a, batch->mask_v};
+    int64_t tokens[2] = {0, 0};
+    removed[0] = removed[1] = 0;
+    for (int m = 0; m < 2; m++)
+        for (int32_t i = 0; i < batch->count; i++) tokens[m] += (int64_t)trainer->columns[m][i] * grid_rows(o, m);
+    if (o->mask_domain == CAVMAE__MASK_DOMAIN_JOINT && !given[0] && !given[1]) {
+        CAVMAE__TRY(draw_joint(trainer, draw, batch->count, trainer->mask_host));
+        CAVMAE__TRY(count_given(trainer, 0, trainer->mask_host, batch->count, &removed[0]));
+        return count_given(trainer, 1, trainer->mask_host + tokens[0], batch->count, &removed[1]);
+    }
+    for (int m = 0; m < 2; m++) {
+        if (given[m]) {
+            CAVMAE__TRY(count_given(trainer, m, given[m], batch->count, &removed[m]));
+            continue;
+        }
+        for (int32_t i = 0; i < batch->count; i++)
+            trainer->kept[m][i] = kept_tokens(trainer->columns[m][i] * grid_rows(o, m), m ? o->mask_ratio_v : o->mask_ratio_a);
+        for (int32_t i = 0; i < batch->count; i++) removed[m] += trainer->columns[m][i] * grid_rows(o, m) - trainer->kept[m][i];
+    }
+    return CAVMAE_OK;
+}
+
+static cavmae_status check_counts(const cavmae_trainer *trainer, int32_t clips, const int64_t removed[2]) {
+    static const char *const names[] = {"audio", "visual"};
+    const cavmae__options *o = &trainer->options;
+    for (int m = 0; m < 2; m++) {
+        if (!has_modality(o, m)) continue;
+        if (o->mae_weight > 0 && removed[m] == 0)
+            return cavmae__fail(CAVMAE_E_ARG, "batch: no %s token is masked, so there is nothing to reconstruct (mask_ratio_%c)", names[m], names[m][0]);
+        for (int32_t i = 0; i < clips && o->mask_domain == CAVMAE__MASK_DOMAIN_MODALITY; i++)
+            if (trainer->kept[m][i] < 1) return cavmae__fail(CAVMAE_E_ARG, "batch: clip %d keeps no %s token", i, names[m]);
+    }
+    return CAVMAE_OK;
+}
+
+/* Room for the caller's masks, should they keep more than the plan was made for. */
+static cavmae_status reserve(cavmae_trainer *trainer, int32_t clips) {
+    cavmae__extent extent = trainer->extent;
+    int grow = 0;
+    for (int m = 0; m < 2; m++) {
+        int64_t visible = 0;
+        for (int32_t i = 0; i < clips; i++) visible += trainer->kept[m][i];
+        if (visible > extent.visible[m]) {
+            extent.visible[m] = visible;
+            grow = 1;
+        }
+    }
+    return grow ? cavmae__trainer_reserve(trainer, &extent) : CAVMAE_OK;
+}
+
+static cavmae_status put_masks(cavmae_trainer *trainer, const cavmae_batch *batch, uint64_t draw) {
+    cavmae__network *n = trainer->network;
+    cavmae__backend *backend = trainer->model->backend;
+    const uint8_t *host[2] = {batch->mask_a, batch->mask_v};
+    if (trainer->options.mask_domain == CAVMAE__MASK_DOMAIN_JOINT && !host[0] && !host[1]) {
+        host[0] = trainer->mask_host;
+        host[1] = trainer->mask_host + n->rows.token_rows[0];
+    }
+    for (int m = 0; m < 2; m++) {
+        if (!n->rows.token_rows[m]) continue;
+        if (host[m])
+            CAVMAE__TRY(backend->ops->upload(backend, n->rows.mask[m], host[m], (size_t)n->rows.token_rows[m]));
+        else
+            CAVMAE__TRY(draw_modality(trainer, m, draw, batch->count, n->rows.mask[m]));
+    }
+    return CAVMAE_OK;
+}
+
+static cavmae_status put_inputs(cavmae_trainer *trainer, const cavmae_batch *batch) {
+    const cavmae__options *o = &trainer->options;
+    cavmae__backend *backend = trainer->model->backend;
+    const float *host[2] = {batch->audio, batch->image};
+    int64_t elements[2] = {trainer->network->rows.token_rows[0] * o->patch_size * o->patch_size, batch->count * o->image_channels * o->image_size * o->image_size};
+    for (int m = 0; m < 2; m++) {
+        if (!has_modality(o, m)) continue;
+        CAVMAE__TRY(backend->ops->upload(backend, trainer->input[m], host[m], (size_t)elements[m] * sizeof(float)));
+        trainer->network->source[m].data = trainer->input[m];
+    }
+    return CAVMAE_OK;
+}
+
+static cavmae_status contrast(cavmae_trainer *trainer, int32_t clips) {
+    cavmae__network *n = trainer->network;
+    const cavmae__options *o = &trainer->options;
+    const cavmae__contrastive loss = {.count = clips,
+                                      .width = (int32_t)o->embed_dim,
+                                      .direction = (int32_t)o->contrast_direction,
+                                      .temperature = o->contrast_temperature,
+                                      .weight = o->contrast_weight,
+                                      .a = n->pooled[0],
+                                      .v = n->pooled[1],
+                                      .da = n->pass.gradients ? n->d_pooled[0] : NULL,
+                                      .dv = n->pass.gradients ? n->d_pooled[1] : NULL,
+                                      .loss = n->scalars + CAVMAE__LOSS_C,
+                                      .accuracy = n->scalars + CAVMAE__ACCURACY,
+                                      .workspace = n->pass.workspace};
+    return n->pass.backend->ops->contrastive(n->pass.backend, &loss);
+}
+
+cavmae_status cavmae__trainer_run(cavmae_trainer *trainer, const cavmae_batch *batch, uint64_t draw, int backward, double scalars[CAVMAE__SCALARS]) {
+    const cavmae__options *o = &trainer->options;
+    cavmae__backend *backend = trainer->model->backend;
+    int64_t removed[2];
+    trainer->count = 0; /* no outputs until all went well */
+    CAVMAE__TRY(prepare_counts(trainer, batch, draw, removed));
+    CAVMAE__TRY(check_counts(trainer, batch->count, removed));
+    CAVMAE__TRY(reserve(trainer, batch->count));
+    cavmae__network *n = trainer->network;
+    n->pass.gradients = backward ? trainer->gradients : NULL;
+    n->pass.has_gradient = trainer->has_gradient;
+    n->pass.accumulate = trainer->accumulated > 0;
+
+    cavmae__batch_rows rows = {.clips = batch->count};
+    for (int m = 0; m < 2; m++) {
+        rows.columns[m] = trainer->columns[m];
+        rows.visible[m] = trainer->kept[m];
+        rows.grid_rows[m] = grid_rows(o, m);
+        rows.table_columns[m] = (int32_t)((m ? o->image_size : o->audio_frames) / o->patch_size);
+    }
+    rows.clip_stride[0] = o->patch_size * o->mel_bins;
+    rows.clip_stride[1] = o->image_channels * o->image_size * o->patch_size;
+    CAVMAE__TRY(cavmae__network_batch(n, &rows));
+    CAVMAE__TRY(put_inputs(trainer, batch));
+    CAVMAE__TRY(put_masks(trainer, batch, draw));
+    CAVMAE__TRY(cavmae__rows_index(&n->rows, &n->extent, &n->pass, 1));
+
+    CAVMAE__TRY(backend->ops->zero(backend, n->scalars, CAVMAE__SCALARS * sizeof *n->scalars));
+    CAVMAE__TRY(cavmae__network_encode(n));
+    if (n->extent.pool) {
+        CAVMAE__TRY(cavmae__network_pool(n));
+        CAVMAE__TRY(contrast(trainer, batch->count));
+    }
+    if (n->extent.decode) CAVMAE__TRY(cavmae__network_decode(n, removed, o->mae_weight, (int32_t)o->norm_pix_loss));
+    if (backward) CAVMAE__TRY(cavmae__network_backward(n));
+    CAVMAE__TRY(backend->ops->download(backend, scalars, n->scalars, CAVMAE__SCALARS * sizeof *scalars));
+    trainer->count = batch->count;
+    return CAVMAE_OK;
+}

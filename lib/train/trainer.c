@@ -1,0 +1,249 @@
+#include "trainer.h"
+
+#include <math.h>
+#include <string.h>
+
+#include "extent.h"
+#include "record.h"
+#include "tensor.h"
+
+/* Masks of evaluations never coincide with those of training steps. */
+static const uint64_t evaluation_draws = (uint64_t)1 << 62;
+
+void cavmae_trainer_free(cavmae_trainer *trainer) {
+    if (!trainer) return;
+    cavmae_model *model = trainer->model;
+    cavmae_context *context = cavmae__context_ref(model->context);
+    cavmae__network_free(trainer->network);
+    if (trainer->gradients) model->backend->ops->free(model->backend, trainer->gradients);
+    for (int m = 0; m < 2; m++) {
+        if (trainer->input[m]) model->backend->ops->free(model->backend, trainer->input[m]);
+        cavmae__free(context, trainer->columns[m]);
+        cavmae__free(context, trainer->kept[m]);
+    }
+    cavmae__free(context, trainer->has_gradient);
+    cavmae__free(context, trainer->mask_host);
+    cavmae_optimizer_free(trainer->optimizer);
+    cavmae_model_free(model);
+    cavmae__free(context, trainer);
+    cavmae__context_unref(context);
+}
+
+cavmae_status cavmae__trainer_reserve(cavmae_trainer *trainer, const cavmae__extent *extent) {
+    cavmae__network *network;
+    /* The old one goes first: both at once may be more than there is. A failure leaves none, and the next batch tries again. */
+    cavmae__network_free(trainer->network);
+    trainer->network = NULL;
+    CAVMAE__TRY(cavmae__network_create(trainer->model, extent, (int32_t)trainer->options.recompute, &network));
+    trainer->network = network;
+    trainer->extent = *extent;
+    return CAVMAE_OK;
+}
+
+/* Model keys must be the model's own; a trainer's config may differ in objective, training and data only. */
+static cavmae_status check_same_model(const cavmae__options *model, const cavmae__options *config) {
+    static const struct {
+        const char *name;
+        size_t offset;
+    } fields[] = {
+#define FIELD(name) {#name, offsetof(cavmae__options, name)}
+        FIELD(image_size),     FIELD(image_channels), FIELD(audio_frames),  FIELD(mel_bins),    FIELD(patch_size),    FIELD(embed_dim),
+        FIELD(num_heads),      FIELD(modality_depth), FIELD(joint_depth),   FIELD(decoder_dim), FIELD(decoder_heads), FIELD(decoder_depth),
+        FIELD(mlp_ratio),      FIELD(layer_norm_eps), FIELD(trainable_pos), FIELD(modalities),  FIELD(dtype),
+#undef FIELD
+    };
+    for (size_t i = 0; i < sizeof fields / sizeof fields[0]; i++)
+        if (memcmp((const char *)model + fields[i].offset, (const char *)config + fields[i].offset, 8) != 0)
+            return cavmae__fail(CAVMAE_E_MISMATCH, "trainer: the config's %s is not the model's", fields[i].name);
+    return CAVMAE_OK;
+}
+
+static cavmae_status allocate(cavmae_trainer *t) {
+    const cavmae__options *o = &t->options;
+    cavmae__backend *backend = t->model->backend;
+    cavmae_context *context = t->model->context;
+    void *memory;
+    int64_t inputs[2] = {o->batch * o->audio_frames * o->mel_bins, o->batch * o->image_channels * o->image_size * o->image_size};
+    for (int m = 0; m < 2; m++) {
+        CAVMAE__TRY(CAVMAE__NEW(context, &t->columns[m], o->batch));
+        CAVMAE__TRY(CAVMAE__NEW(context, &t->kept[m], o->batch));
+        if (!t->extent.tokens[m]) continue;
+        CAVMAE__TRY(backend->ops->alloc(backend, (size_t)inputs[m] * sizeof(float), &memory));
+        t->input[m] = memory;
+    }
+    CAVMAE__TRY(CAVMAE__NEW(context, &t->has_gradient, t->model->list.count));
+    memset(t->has_gradient, 0, (size_t)t->model->list.count);
+    if (o->mask_domain == CAVMAE__MASK_DOMAIN_JOINT) CAVMAE__TRY(CAVMAE__NEW(context, &t->mask_host, 2 * (t->extent.tokens[0] + t->extent.tokens[1])));
+    if (!t->optimizer) return CAVMAE_OK;
+    size_t size = (size_t)t->model->list.flat_elements * sizeof(float);
+    CAVMAE__TRY(cavmae__model_own(t->model));
+    CAVMAE__TRY(backend->ops->alloc(backend, size, &memory));
+    t->gradients = memory;
+    return backend->ops->zero(backend, t->gradients, size); /* the padding between parameters stays zero */
+}
+
+cavmae_status cavmae_trainer_create(cavmae_model *model, cavmae_optimizer *optimizer, const cavmae_config *config, cavmae_trainer **out) {
+    if (!model || !out) return cavmae__fail(CAVMAE_E_ARG, "trainer: model or out is NULL");
+    if (optimizer && optimizer->model != model) return cavmae__fail(CAVMAE_E_ARG, "trainer: the optimizer is of another model");
+    cavmae__options options;
+    cavmae__extent extent;
+    CAVMAE__TRY(cavmae__config_options(config, &options));
+    CAVMAE__TRY(check_same_model(&model->options, &options));
+    CAVMAE__TRY(cavmae__pretrain_extent(&options, (int32_t)options.batch, optimizer != NULL, &extent));
+    cavmae_trainer *trainer = cavmae__alloc_zero(model->context, sizeof *trainer);
+    if (!trainer) return CAVMAE_E_NOMEM;
+    cavmae_status status = CAVMAE_OK;
+    trainer->model = cavmae__model_ref(model);
+    trainer->optimizer = optimizer ? cavmae__optimizer_ref(optimizer) : NULL;
+    trainer->options = options;
+    trainer->extent = extent;
+    CAVMAE__TRY_OUT(allocate(trainer));
+    CAVMAE__TRY_OUT(cavmae__trainer_reserve(trainer, &extent));
+    *out = trainer;
+    return CAVMAE_OK;
+out:
+    cavmae_trainer_free(trainer);
+    return status;
+}
+
+/* The first of `count` tensors at `data` + offsets that has a NaN or an infinity is named in the error. */
+static cavmae_status is_finite(cavmae_trainer *t, const float *data, int64_t count, int *finite) {
+    cavmae__network *n = t->network;
+    cavmae__backend *backend = t->model->backend;
+    double sum;
+    CAVMAE__TRY(backend->ops->sum_squares(backend, data, count, n->scalars + CAVMAE__SUM_SQUARES, n->pass.workspace));
+    CAVMAE__TRY(backend->ops->download(backend, &sum, n->scalars + CAVMAE__SUM_SQUARES, sizeof sum));
+    *finite = isfinite(sum);
+    return CAVMAE_OK;
+}
+
+/* Looks for where a NaN came from, from the inputs on: always fails, with the best sentence it has. */
+static cavmae_status explain_not_finite(cavmae_trainer *t, const char *what, double value) {
+    static const char *const inputs[] = {"audio of the batch", "image of the batch"};
+    const cavmae__parameters *list = &t->model->list;
+    const cavmae__options *o = &t->options;
+    long long step = (long long)t->step + 1;
+    int finite = 1;
+    int64_t count[2] = {t->network->rows.token_rows[0] * o->patch_size * o->patch_size,
+                        t->network->rows.tokens[1].count * o->image_channels * o->image_size * o->image_size};
+    for (int m = 0; m < 2; m++) {
+        if (!t->input[m]) continue;
+        CAVMAE__TRY(is_finite(t, t->input[m], count[m], &finite));
+        if (!finite) return cavmae__fail(CAVMAE_E_NOT_FINITE, "step %lld: %s is %g: there is a NaN or an infinity in the %s", step, what, value, inputs[m]);
+    }
+    for (int64_t i = 0; i < list->count; i++) {
+        CAVMAE__TRY(is_finite(t, t->model->values[i], list->items[i].elements, &finite));
+        if (!finite) return cavmae__fail(CAVMAE_E_NOT_FINITE, "step %lld: %s is %g: there is a NaN or an infinity in parameter '%s'", step, what, value, list->items[i].name);
+    }
+    for (int64_t i = 0; t->gradients && i < list->count; i++) {
+        if (!t->has_gradient[i]) continue;
+        CAVMAE__TRY(is_finite(t, t->gradients + list->items[i].offset, list->items[i].elements, &finite));
+        if (!finite) return cavmae__fail(CAVMAE_E_NOT_FINITE, "step %lld: %s is %g: the first such gradient is that of '%s'", step, what, value, list->items[i].name);
+    }
+    return cavmae__fail(CAVMAE_E_NOT_FINITE, "step %lld: %s is %g, with finite inputs, parameters and gradients", step, what, value);
+}
+
+static cavmae_step_result make_result(const cavmae_trainer *t, const double scalars[CAVMAE__SCALARS]) {
+    const cavmae__options *o = &t->options;
+    cavmae_step_result r = {0};
+    r.loss_mae_a = scalars[CAVMAE__LOSS_MAE_A];
+    r.loss_mae_v = scalars[CAVMAE__LOSS_MAE_V];
+    r.loss_mae = o->mae_weight * (r.loss_mae_a + r.loss_mae_v);
+    r.loss_c = o->contrast_weight * scalars[CAVMAE__LOSS_C];
+    r.accuracy = scalars[CAVMAE__ACCURACY];
+    r.loss = r.loss_mae + (t->extent.pool ? r.loss_c : 0);
+    r.pairs = t->extent.pool ? t->count : 0;
+    r.step = t->step;
+    return r;
+}
+
+static cavmae_status read_arguments(cavmae_trainer *trainer, const cavmae_batch *batch, cavmae_step_result *result, cavmae_batch *own) {
+    cavmae_step_result unused;
+    if (!trainer) return cavmae__fail(CAVMAE_E_ARG, "trainer is NULL");
+    CAVMAE__TRY(cavmae__record_in(own, sizeof *own, batch));
+    if (result) CAVMAE__TRY(cavmae__record_in(&unused, sizeof unused, result));
+    CAVMAE__TRY(cavmae__trainer_check(trainer, own));
+    return trainer->network ? CAVMAE_OK : cavmae__trainer_reserve(trainer, &trainer->extent);
+}
+
+/* Mean gradient over the accumulated batches, its norm, clipping, Adam. */
+static cavmae_status update(cavmae_trainer *t, cavmae_step_result *r) {
+    cavmae__backend *backend = t->model->backend;
+    cavmae__network *n = t->network;
+    double sum, scale = 1.0 / (double)t->options.accumulate;
+    CAVMAE__TRY(backend->ops->sum_squares(backend, t->gradients, t->model->list.flat_elements, n->scalars + CAVMAE__SUM_SQUARES, n->pass.workspace));
+    CAVMAE__TRY(backend->ops->download(backend, &sum, n->scalars + CAVMAE__SUM_SQUARES, sizeof sum));
+    if (!isfinite(sum)) return explain_not_finite(t, "the gradient's norm", sqrt(sum));
+    r->grad_norm = sqrt(sum) * scale;
+    if (t->options.clip_norm > 0 && r->grad_norm > t->options.clip_norm) scale *= t->options.clip_norm / r->grad_norm;
+    r->lr = cavmae_optimizer_lr(t->optimizer);
+    r->updated = 1;
+    return cavmae__optimizer_update(t->optimizer, t->gradients, t->has_gradient, scale);
+}
+
+cavmae_status cavmae_pretrain_step(cavmae_trainer *trainer, const cavmae_batch *batch, cavmae_step_result *result) {
+    cavmae_batch own;
+    double scalars[CAVMAE__SCALARS];
+    cavmae_status status = CAVMAE_OK;
+    CAVMAE__TRY(read_arguments(trainer, batch, result, &own));
+    if (!trainer->optimizer) return cavmae__fail(CAVMAE_E_STATE, "trainer: made without an optimizer, it only evaluates");
+    CAVMAE__TRY_OUT(cavmae__trainer_run(trainer, &own, (uint64_t)trainer->step, 1, scalars));
+    cavmae_step_result r = make_result(trainer, scalars);
+    if (!isfinite(r.loss)) CAVMAE__TRY_OUT(explain_not_finite(trainer, "the loss", r.loss));
+    if (trainer->accumulated + 1 == trainer->options.accumulate) CAVMAE__TRY_OUT(update(trainer, &r));
+    trainer->accumulated = (trainer->accumulated + 1) % trainer->options.accumulate;
+    r.step = ++trainer->step;
+    return result ? cavmae__record_out(result, &r, sizeof r) : CAVMAE_OK;
+out:
+    trainer->accumulated = 0;
+    return status;
+}
+
+cavmae_status cavmae_pretrain_evaluate(cavmae_trainer *trainer, const cavmae_batch *batch, int64_t batch_number, cavmae_step_result *result) {
+    cavmae_batch own;
+    double scalars[CAVMAE__SCALARS];
+    CAVMAE__TRY(read_arguments(trainer, batch, result, &own));
+    CAVMAE__TRY(cavmae__trainer_run(trainer, &own, evaluation_draws + (uint64_t)batch_number, 0, scalars));
+    cavmae_step_result r = make_result(trainer, scalars);
+    if (!isfinite(r.loss)) return explain_not_finite(trainer, "the loss", r.loss);
+    return result ? cavmae__record_out(result, &r, sizeof r) : CAVMAE_OK;
+}
+
+static cavmae_status download_tensor(const cavmae_trainer *t, int32_t dtype, int32_t dims, const int64_t *shape, const void *device, cavmae_tensor **out) {
+    cavmae_tensor *tensor;
+    cavmae__backend *backend = t->model->backend;
+    CAVMAE__TRY(cavmae_tensor_create(t->model->context, dtype, dims, shape, &tensor));
+    cavmae_status status = backend->ops->download(backend, cavmae_tensor_data(tensor), device, (size_t)cavmae_tensor_elements(tensor) * cavmae__dtype_size(dtype));
+    if (status != CAVMAE_OK) {
+        cavmae_tensor_free(tensor);
+        return status;
+    }
+    *out = tensor;
+    return CAVMAE_OK;
+}
+
+cavmae_status cavmae_trainer_output(cavmae_trainer *t, int32_t which, cavmae_tensor **out) {
+    if (!t || !out) return cavmae__fail(CAVMAE_E_ARG, "trainer or out is NULL");
+    if (which < CAVMAE_OUT_PRED_A || which > CAVMAE_OUT_MASK_V) return cavmae__fail(CAVMAE_E_ARG, "trainer: there is no output %d", which);
+    const cavmae__network *n = t->network;
+    int m = (which - CAVMAE_OUT_PRED_A) % 2, kind = (which - CAVMAE_OUT_PRED_A) / 2;
+    const void *const data[2][3] = {{n ? n->predicted[0] : NULL, n ? n->pooled[0] : NULL, n ? n->rows.mask[0] : NULL},
+                                    {n ? n->predicted[1] : NULL, n ? n->pooled[1] : NULL, n ? n->rows.mask[1] : NULL}};
+    if (!t->count || !data[m][kind]) return cavmae__fail(CAVMAE_E_NOT_FOUND, "trainer: the last step did not compute output %d", which);
+    const cavmae__options *o = &t->options;
+    int64_t tokens = n->rows.token_rows[m], clips = t->count;
+    int64_t patch = o->patch_size * o->patch_size * (m ? o->image_channels : 1);
+    int equal = tokens == (int64_t)n->rows.tokens[m].longest * clips;
+    /* clips of different length cannot make a rectangle: their tokens come as one list */
+    const int64_t shapes[3][3] = {{equal ? clips : 1, equal ? tokens / clips : tokens, patch}, {clips, o->embed_dim, 0}, {equal ? clips : 1, equal ? tokens / clips : tokens, 0}};
+    return download_tensor(t, kind == 2 ? CAVMAE_UINT8 : CAVMAE_FLOAT32, kind == 0 ? 3 : 2, shapes[kind], data[m][kind], out);
+}
+
+cavmae_status cavmae_trainer_gradient(cavmae_trainer *t, const char *name, cavmae_tensor **out) {
+    if (!t || !name || !out) return cavmae__fail(CAVMAE_E_ARG, "trainer, name or out is NULL");
+    int64_t i = cavmae__parameters_find(&t->model->list, name);
+    if (i < 0) return cavmae__fail(CAVMAE_E_NOT_FOUND, "trainer: no parameter is called '%s'", name);
+    if (!t->has_gradient[i]) return cavmae__fail(CAVMAE_E_NOT_FOUND, "trainer: parameter '%s' has no gradient", name);
+    const cavmae__parameter *p = &t->model->list.items[i];
+    return download_tensor(t, CAVMAE_FLOAT32, p->dims, p->shape, t->gradients + p->offset, out);
+}
