@@ -1,0 +1,275 @@
+# libcavmae. `make help` lists what there is to make.
+#
+#   CC CFLAGS LDFLAGS     compiler and the user's flags (default -O3 -g)
+#   NATIVE=1              for this machine only (-march=native)
+#   WITHOUT_ONEDNN=1      plain C matrix products instead of oneDNN's
+#   WERROR=1              warnings are errors
+#   V=1                   show the commands
+#   PREFIX LIBDIR INCLUDEDIR BINDIR DESTDIR   where `make install` puts things
+
+PREFIX ?= /usr/local
+LIBDIR ?= $(PREFIX)/lib
+INCLUDEDIR ?= $(PREFIX)/include
+BINDIR ?= $(PREFIX)/bin
+
+.DEFAULT_GOAL := all
+
+BUILD ?= build
+CFLAGS ?= -O3 -g
+PKG_CONFIG ?= pkg-config
+OBJCOPY ?= objcopy
+NM ?= nm
+ifeq ($(origin CC),default)
+CC := gcc
+endif
+
+# Packages that are missing are installed before anything is asked of the compiler: make reads itself again after it
+# has made a file that it includes.
+$(BUILD)/.setup: .ci/setup.sh
+	@mkdir -p $(@D) && WITHOUT_ONEDNN=$(WITHOUT_ONEDNN) ./.ci/setup.sh build && touch $@
+$(BUILD)/.setup-check: .ci/setup.sh
+	@mkdir -p $(@D) && ./.ci/setup.sh check && touch $@
+ifeq ($(filter clean help uninstall,$(MAKECMDGOALS)),)
+include $(BUILD)/.setup
+endif
+
+VERSION := $(shell sed -n 's/^#define CAVMAE_VERSION_STRING "\(.*\)"/\1/p' include/cavmae.h)
+SOVERSION := $(firstword $(subst ., ,$(VERSION)))
+
+# ---- What there is ----
+
+LIB_DIRS := $(addprefix lib/,base backend backend/cpu frontend io model train infer data)
+SOURCES := $(sort $(wildcard $(addsuffix /*.c,$(LIB_DIRS))))
+SIMD_SOURCES := $(foreach file,$(SOURCES),$(if $(filter simd_%,$(notdir $(file))),$(file)))
+PLAIN_SOURCES := $(filter-out $(SIMD_SOURCES),$(SOURCES))
+MEDIA_SOURCES := $(sort $(wildcard lib/media/*.c))
+PROGRAMS := $(foreach name,scenes pretrain embed retrieve info bench demo-page,$(if $(wildcard examples/$(name).c),$(name)))
+PROGRAM_HELPERS := $(sort $(wildcard examples/lib/*.c))
+UNIT_TESTS := $(patsubst test/%.c,%,$(sort $(wildcard test/*_test.c)))
+
+# ---- Flags ----
+
+WARNINGS := -Wall -Wextra -Wshadow -Wvla -Wundef -Wcast-qual -Wstrict-prototypes -Wpointer-arith
+OWN_FLAGS := -std=c11 -fPIC -fvisibility=hidden -pthread $(WARNINGS) $(if $(WERROR),-Werror) $(if $(NATIVE),-march=native) \
+             $(if $(SANITIZE),-fsanitize=$(SANITIZE) -fno-sanitize-recover=all -fno-omit-frame-pointer)
+LIB_FLAGS := -Iinclude $(addprefix -I,$(LIB_DIRS))
+LIBS := -lsamplerate -lz -lm -lpthread -ldl
+ifdef WITHOUT_ONEDNN
+LIB_FLAGS += -DCAVMAE_WITHOUT_ONEDNN
+else
+LIBS := -ldnnl -lgomp $(LIBS)
+endif
+
+# Fused multiply-add would give a file's results another rounding with another compiler; only the vector kernels,
+# which say where they use it, may.
+PLAIN_FLAGS := -ffp-contract=off
+SIMD_FLAGS := -ffp-contract=fast
+
+# Files simd_*.c are compiled once for each instruction set; cavmae__isa() chooses at run time.
+ISAS := baseline
+ifneq ($(filter x86_64-%,$(shell $(CC) -dumpmachine)),)
+ISAS += avx2 avx512
+LIB_FLAGS += -DCAVMAE_HAVE_X86
+endif
+ISA_FLAGS_baseline :=
+ISA_FLAGS_avx2 := -mavx2 -mfma -mf16c
+ISA_FLAGS_avx512 := $(ISA_FLAGS_avx2) -mavx512f -mavx512bw -mavx512dq -mavx512vl -mprefer-vector-width=512
+
+FFMPEG := libavformat libavcodec libavutil libswscale libswresample
+
+# Asked for in recipes only: when make starts, the packages may still be missing.
+define library_versions
+$(strip $(if $(WITHOUT_ONEDNN),,onednn=$(shell printf '%s\n' '#include "oneapi/dnnl/dnnl_version.h"' \
+    'DNNL_VERSION_MAJOR.DNNL_VERSION_MINOR.DNNL_VERSION_PATCH' | $(CC) $(CPPFLAGS) -E -P - | tail -n 1 | tr -d ' ')) \
+    libsamplerate=$(shell $(PKG_CONFIG) --modversion samplerate) zlib=$(shell $(PKG_CONFIG) --modversion zlib))
+endef
+
+# ---- Names of what is made ----
+
+OBJ := $(BUILD)/obj
+LIB_OBJECTS := $(PLAIN_SOURCES:%.c=$(OBJ)/%.o) $(foreach isa,$(ISAS),$(SIMD_SOURCES:%.c=$(OBJ)/%.$(isa).o))
+MEDIA_OBJECTS := $(MEDIA_SOURCES:%.c=$(OBJ)/%.o)
+HELPER_OBJECTS := $(PROGRAM_HELPERS:%.c=$(OBJ)/%.o)
+
+SHARED := $(BUILD)/lib/libcavmae.so.$(SOVERSION)
+STATIC := $(BUILD)/lib/libcavmae.a
+MEDIA := $(if $(MEDIA_SOURCES),$(BUILD)/lib/libcavmae-media.so)
+INTERNAL := $(BUILD)/test/libcavmae-internal.a
+HELPERS := $(if $(PROGRAM_HELPERS),$(OBJ)/examples.a)
+PROGRAM_FILES := $(PROGRAMS:%=$(BUILD)/bin/cavmae-%)
+TEST_FILES := $(UNIT_TESTS:%=$(BUILD)/test/%) $(if $(wildcard test/golden.c),$(BUILD)/test/golden)
+
+Q := $(if $(V),,@)
+say = $(if $(V),,@printf '  %-5s %s\n' $(1) $@)
+
+.PHONY: all check test-files unit asan tsan lint lint-quick demo bench install uninstall clean help FORCE
+.DELETE_ON_ERROR:
+.SECONDARY:
+.SUFFIXES:
+
+all: $(SHARED) $(BUILD)/lib/libcavmae.so $(STATIC) $(MEDIA) $(PROGRAM_FILES)
+
+# ---- Compiling ----
+
+# A stamp file's time changes when its text does: what depends on it is then made again.
+define stamp
+$(1): FORCE
+	@mkdir -p $$(@D)
+	@printf '%s\n' '$$(subst ','\'',$(2))' | cmp -s - $$@ || printf '%s\n' '$$(subst ','\'',$(2))' > $$@
+endef
+COMPILE_STAMP := $(OBJ)/compile.stamp
+LINK_STAMP := $(OBJ)/link.stamp
+LIBDIR_STAMP := $(OBJ)/libdir.stamp
+$(eval $(call stamp,$(COMPILE_STAMP),$(CC) $(CPPFLAGS) $(CFLAGS) $(OWN_FLAGS) $(LIB_FLAGS)))
+$(eval $(call stamp,$(LINK_STAMP),$(LDFLAGS) $(LIBS) $(LIB_OBJECTS) $(MEDIA_OBJECTS) $(HELPER_OBJECTS)))
+$(eval $(call stamp,$(LIBDIR_STAMP),$(LIBDIR)))
+
+compile = $(Q)mkdir -p $(@D) && $(CC) $(CPPFLAGS) $(CFLAGS) $(OWN_FLAGS) -MMD -MP $(1) -c -o $@ $<
+
+$(OBJ)/lib/%.o: lib/%.c $(COMPILE_STAMP)
+	$(call say,CC)
+	$(call compile,$(PLAIN_FLAGS) $(LIB_FLAGS) $(FILE_FLAGS))
+
+define isa_rule
+$(OBJ)/lib/%.$(1).o: lib/%.c $(COMPILE_STAMP)
+	$$(call say,CC)
+	$$(call compile,$(SIMD_FLAGS) $(LIB_FLAGS) -DCAVMAE_ISA=$(1) $(ISA_FLAGS_$(1)))
+endef
+$(foreach isa,$(ISAS),$(eval $(call isa_rule,$(isa))))
+
+$(OBJ)/lib/base/version.o: FILE_FLAGS = -DCAVMAE_BUILD_LIBRARIES='"$(library_versions)"'
+$(OBJ)/lib/base/plugin.o: FILE_FLAGS = -DCAVMAE_PLUGIN_DIR='"$(LIBDIR)"'
+$(OBJ)/lib/base/plugin.o: $(LIBDIR_STAMP)
+
+$(OBJ)/lib/media/%.o: lib/media/%.c $(COMPILE_STAMP)
+	$(call say,CC)
+	$(call compile,-Iinclude $$($(PKG_CONFIG) --cflags $(FFMPEG)))
+
+$(OBJ)/examples/%.o: examples/%.c $(COMPILE_STAMP)
+	$(call say,CC)
+	$(call compile,-Iinclude -Iexamples/lib)
+
+$(OBJ)/test/%.o: test/%.c $(COMPILE_STAMP)
+	$(call say,CC)
+	$(call compile,$(PLAIN_FLAGS) $(LIB_FLAGS) -Itest -DTEST_LIB_DIR='"$(BUILD)/lib"')
+
+# ---- Linking ----
+
+$(SHARED): $(LIB_OBJECTS) lib/libcavmae.map $(LINK_STAMP)
+	$(call say,LINK)
+	$(Q)mkdir -p $(@D) && $(CC) $(CFLAGS) $(OWN_FLAGS) $(LDFLAGS) -shared -Wl,-soname,$(notdir $@) -Wl,-z,defs \
+	    -Wl,--version-script=lib/libcavmae.map -o $@ $(LIB_OBJECTS) $(LIBS)
+
+$(BUILD)/lib/libcavmae.so: $(SHARED)
+	$(Q)ln -sf $(notdir $<) $@
+
+# One object with all internal names made local: a program's own function of the same name must not take the place
+# of the library's.
+$(STATIC): $(LIB_OBJECTS) $(LINK_STAMP)
+	$(call say,AR)
+	$(Q)mkdir -p $(@D) && $(LD) -r -o $(OBJ)/libcavmae.o $(LIB_OBJECTS) && \
+	    $(OBJCOPY) --localize-hidden $(OBJ)/libcavmae.o && rm -f $@ && $(AR) rcs $@ $(OBJ)/libcavmae.o
+
+$(MEDIA): $(MEDIA_OBJECTS) $(LINK_STAMP)
+	$(call say,LINK)
+	$(Q)mkdir -p $(@D) && $(CC) $(CFLAGS) $(OWN_FLAGS) $(LDFLAGS) -shared -Wl,-z,defs -o $@ $(MEDIA_OBJECTS) \
+	    $$($(PKG_CONFIG) --libs $(FFMPEG)) -lm
+
+$(HELPERS): $(HELPER_OBJECTS) $(LINK_STAMP)
+	$(call say,AR)
+	$(Q)rm -f $@ && $(AR) rcs $@ $(HELPER_OBJECTS)
+
+$(BUILD)/bin/cavmae-scenes $(BUILD)/bin/cavmae-demo-page: PROGRAM_LIBS := -ljpeg
+$(BUILD)/bin/cavmae-%: $(OBJ)/examples/%.o $(HELPERS) $(BUILD)/lib/libcavmae.so
+	$(call say,LINK)
+	$(Q)mkdir -p $(@D) && $(CC) $(CFLAGS) $(OWN_FLAGS) $(LDFLAGS) -Wl,-rpath,'$$ORIGIN/../lib' -o $@ $< $(HELPERS) \
+	    -L$(BUILD)/lib -lcavmae $(PROGRAM_LIBS) -lm
+
+# Unit tests see the internal names; the golden test is a user of the shared library.
+$(INTERNAL): $(LIB_OBJECTS) $(LINK_STAMP)
+	$(call say,AR)
+	$(Q)mkdir -p $(@D) && rm -f $@ && $(AR) rcs $@ $(LIB_OBJECTS)
+
+$(BUILD)/test/%_test: $(OBJ)/test/%_test.o $(INTERNAL)
+	$(call say,LINK)
+	$(Q)$(CC) $(CFLAGS) $(OWN_FLAGS) $(LDFLAGS) -o $@ $< $(INTERNAL) $(LIBS)
+
+$(BUILD)/test/golden: $(OBJ)/test/golden.o $(BUILD)/lib/libcavmae.so
+	$(call say,LINK)
+	$(Q)mkdir -p $(@D) && $(CC) $(CFLAGS) $(OWN_FLAGS) $(LDFLAGS) -Wl,-rpath,'$$ORIGIN/../lib' -o $@ $< -L$(BUILD)/lib -lcavmae -lm
+
+-include $(shell find $(OBJ) -name '*.d' 2>/dev/null)
+
+# ---- Testing ----
+
+export CC CFLAGS BUILD NM PKG_CONFIG VERSION
+
+test-files: $(TEST_FILES) $(MEDIA)
+
+check: all test-files | $(BUILD)/.setup-check
+	@bash test/run.sh check
+
+# Only the unit tests and golden cases.
+unit: all test-files
+	@bash test/run.sh unit
+
+asan: | $(BUILD)/.setup-check
+	@$(MAKE) --no-print-directory BUILD=$(BUILD)/asan SANITIZE=address,undefined CFLAGS='-O1 -g' test-files
+	@BUILD=$(BUILD)/asan ASAN_OPTIONS=detect_leaks=1 bash test/run.sh unit
+
+# Without the OpenMP runtime and oneDNN on top of it, which ThreadSanitizer cannot see into.
+tsan: | $(BUILD)/.setup-check
+	@$(MAKE) --no-print-directory BUILD=$(BUILD)/tsan SANITIZE=thread WITHOUT_ONEDNN=1 CFLAGS='-O1 -g' test-files
+	@BUILD=$(BUILD)/tsan TSAN_OPTIONS=halt_on_error=1 bash test/run.sh unit
+
+lint-quick: $(LIB_OBJECTS)
+	@sh test/lint/layers.sh
+	@sh test/lint/files.sh
+	@sh test/lint/banned.sh $(OBJ)
+
+lint: lint-quick | $(BUILD)/.setup-check
+	@sh test/lint/style.sh
+	@sh test/lint/cppcheck.sh $(LIB_FLAGS)
+
+# ---- Showing ----
+
+demo: all
+	@bash examples/demo.sh
+
+bench: all
+	@bash examples/bench.sh
+
+# ---- Installing ----
+
+$(BUILD)/cavmae.pc: pkgconfig/cavmae.pc.in include/cavmae.h FORCE
+	@mkdir -p $(@D)
+	@sed -e 's|@PREFIX@|$(PREFIX)|' -e 's|@LIBDIR@|$(LIBDIR)|' -e 's|@INCLUDEDIR@|$(INCLUDEDIR)|' \
+	    -e 's|@VERSION@|$(VERSION)|' -e 's|@LIBS@|$(LIBS)|' $< > $@
+
+install: all $(BUILD)/cavmae.pc
+	install -d '$(DESTDIR)$(INCLUDEDIR)' '$(DESTDIR)$(LIBDIR)/pkgconfig' '$(DESTDIR)$(BINDIR)'
+	install -m 644 include/cavmae.h '$(DESTDIR)$(INCLUDEDIR)'
+	install -m 755 $(SHARED) $(MEDIA) '$(DESTDIR)$(LIBDIR)'
+	install -m 644 $(STATIC) '$(DESTDIR)$(LIBDIR)'
+	ln -sf $(notdir $(SHARED)) '$(DESTDIR)$(LIBDIR)/libcavmae.so'
+	install -m 644 $(BUILD)/cavmae.pc '$(DESTDIR)$(LIBDIR)/pkgconfig'
+	$(if $(PROGRAM_FILES),install -m 755 $(PROGRAM_FILES) '$(DESTDIR)$(BINDIR)')
+
+uninstall:
+	rm -f '$(DESTDIR)$(INCLUDEDIR)/cavmae.h' '$(DESTDIR)$(LIBDIR)/pkgconfig/cavmae.pc' $(foreach file,$(notdir \
+	    $(SHARED) $(STATIC) $(MEDIA)) libcavmae.so,'$(DESTDIR)$(LIBDIR)/$(file)') \
+	    $(foreach file,$(notdir $(PROGRAM_FILES)),'$(DESTDIR)$(BINDIR)/$(file)')
+
+clean:
+	rm -rf $(BUILD)
+
+help:
+	@echo 'make            the library, its plug-in and the programs, into $(BUILD)/'
+	@echo 'make check      all tests; ends with "N passed, N failed"'
+	@echo 'make unit       only the unit tests and golden cases'
+	@echo 'make asan tsan  the same under AddressSanitizer and UBSan, and under ThreadSanitizer'
+	@echo 'make lint       layers, banned calls, names, format, static analysis'
+	@echo 'make demo bench train, search and show on synthetic scenes; measure'
+	@echo 'make install    DESTDIR, PREFIX=$(PREFIX), LIBDIR, INCLUDEDIR, BINDIR; also: uninstall'
+	@echo 'make clean      removes $(BUILD)/'
+	@sed -n 's/^#   \([A-Z]\)/  \1/p' Makefile
