@@ -407,6 +407,9 @@ CAVMAE_API cavmae_status cavmae_model_save(const cavmae_model *model, const char
 /* A copy of the model's configuration, to read or to train with. */
 CAVMAE_API cavmae_status cavmae_model_config(const cavmae_model *model, cavmae_config **out) CAVMAE_CHECKED;
 
+/* Computes in CAVMAE_FLOAT32 or CAVMAE_BFLOAT16 from now on; parameters stay float32. Before trainers are made of it. */
+CAVMAE_API cavmae_status cavmae_model_set_dtype(cavmae_model *model, int32_t dtype) CAVMAE_CHECKED;
+
 /* Parameters by the names of the published checkpoints, in their order. */
 CAVMAE_API int64_t cavmae_model_parameter_count(const cavmae_model *model);                     /* tensors */
 CAVMAE_API const char *cavmae_model_parameter_name(const cavmae_model *model, int64_t index);   /* NULL past the end */
@@ -533,7 +536,7 @@ typedef struct cavmae_loader cavmae_loader;
 typedef struct cavmae_loader_item {
     uint32_t struct_size;
     int32_t label_count;
-    const char *id;            /* video_id; these live until the next call of cavmae_loader_item */
+    const char *id;            /* video_id; these live until the next call of cavmae_loader_item_at */
     const char *audio_path;
     const char *image_path;
     const int32_t *labels;     /* [label_count] indices of classes */

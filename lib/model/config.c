@@ -314,10 +314,11 @@ static cavmae_status fill_options(const cavmae_config *config, cavmae__options *
     const value *v = config->values;
     memset(o, 0, sizeof *o);
     for (int i = 0; i < KEY_COUNT; i++) {
+        if (keys[i].offset == NO_FIELD) continue;
         char *field = (char *)o + keys[i].offset;
         if (keys[i].type == CAVMAE_TYPE_F64)
             memcpy(field, &v[i].number, sizeof(double));
-        else if (keys[i].offset != NO_FIELD)
+        else
             memcpy(field, &v[i].integer, sizeof(int64_t));
     }
     o->dtype = o->dtype ? CAVMAE_BFLOAT16 : CAVMAE_FLOAT32;

@@ -101,6 +101,14 @@ cavmae_status cavmae_model_config(const cavmae_model *model, cavmae_config **out
     return cavmae_config_clone(model->config, out);
 }
 
+cavmae_status cavmae_model_set_dtype(cavmae_model *model, int32_t dtype) {
+    if (!model) return cavmae__fail(CAVMAE_E_ARG, "model is NULL");
+    if (dtype != CAVMAE_FLOAT32 && dtype != CAVMAE_BFLOAT16) return cavmae__fail(CAVMAE_E_ARG, "model: dtype %d is neither float32 nor bfloat16", dtype);
+    CAVMAE__TRY(cavmae_config_set_str(model->config, CAVMAE_P_DTYPE, dtype == CAVMAE_BFLOAT16 ? "bfloat16" : "float32"));
+    model->options.dtype = dtype;
+    return CAVMAE_OK;
+}
+
 int64_t cavmae_model_parameter_count(const cavmae_model *model) { return model ? model->list.count : 0; }
 
 const char *cavmae_model_parameter_name(const cavmae_model *model, int64_t index) {

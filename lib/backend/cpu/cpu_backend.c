@@ -14,7 +14,7 @@ extern const cavmae__backend_ops cavmae__cpu_ops_baseline;
 extern const cavmae__backend_ops cavmae__cpu_ops_avx2, cavmae__cpu_ops_avx512;
 #endif
 
-const cavmae__backend_ops *cavmae__cpu_ops(int isa) {
+static const cavmae__backend_ops *ops_of(int isa) {
 #ifdef CAVMAE_HAVE_X86
     if (isa == CAVMAE__ISA_AVX512) return &cavmae__cpu_ops_avx512;
     if (isa == CAVMAE__ISA_AVX2) return &cavmae__cpu_ops_avx2;
@@ -92,12 +92,16 @@ size_t cavmae__cpu_workspace_size(cavmae__backend *backend, const cavmae__limits
 
 void cavmae__cpu_close(cavmae__backend *backend) { cavmae__free(backend->context, backend); }
 
-cavmae_status cavmae__cpu_backend_open(cavmae_context *context, cavmae__backend **out) {
+cavmae_status cavmae__cpu_backend_open_as(cavmae_context *context, int isa, cavmae__backend **out) {
     cavmae__cpu_backend *cpu = cavmae__alloc_zero(context, sizeof *cpu);
     if (!cpu) return CAVMAE_E_NOMEM;
-    cpu->base.ops = cavmae__cpu_ops(cavmae__isa());
+    cpu->base.ops = ops_of(isa);
     cpu->base.context = context;
     cpu->threads = cavmae__context_threads(context);
     *out = &cpu->base;
     return CAVMAE_OK;
+}
+
+cavmae_status cavmae__cpu_backend_open(cavmae_context *context, cavmae__backend **out) {
+    return cavmae__cpu_backend_open_as(context, cavmae__isa(), out);
 }

@@ -24,8 +24,8 @@ static inline int64_t cavmae__round_up(int64_t count, int64_t block) { return ca
 static inline int64_t cavmae__smaller(int64_t a, int64_t b) { return a < b ? a : b; }
 static inline int64_t cavmae__larger(int64_t a, int64_t b) { return a > b ? a : b; }
 
-/* The table of an instruction set of isa.h. */
-const cavmae__backend_ops *cavmae__cpu_ops(int isa);
+/* With the code of an instruction set of isa.h that the machine has: for tests. */
+cavmae_status cavmae__cpu_backend_open_as(cavmae_context *context, int isa, cavmae__backend **out);
 
 /* Bytes of workspace, for any call within the limits. */
 size_t cavmae__mae_loss_workspace(const cavmae__cpu_backend *backend, const cavmae__limits *limits);

@@ -1,0 +1,97 @@
+/* What a loader is made of, for loader.c, the caller's side, and read_ahead.c, the threads'. */
+#ifndef CAVMAE_DATA_LOADER_INTERNAL_H
+#define CAVMAE_DATA_LOADER_INTERNAL_H
+
+#include <pthread.h>
+
+#include "loader.h"
+#include "sample.h"
+
+/* So many for each thread that one slow sample does not hold up the others. */
+enum { CAVMAE__SLOTS_PER_THREAD = 4, CAVMAE__SLOT_ERROR_SIZE = 512 };
+
+enum {
+    CAVMAE__SLOT_EMPTY,    /* free, or in the making */
+    CAVMAE__SLOT_READY,    /* with a sample, or the end of an epoch */
+    CAVMAE__SLOT_BROKEN,   /* to be left out */
+    CAVMAE__SLOT_FAILED,   /* ends the call that comes to it */
+    CAVMAE__SLOT_REPORTED, /* has done so; the next call tries again */
+    CAVMAE__SLOT_AGAIN
+};
+
+typedef struct cavmae__slot {
+    int32_t state;
+    cavmae_status status;
+    char error[CAVMAE__SLOT_ERROR_SIZE];
+    int64_t epoch, position;
+    int64_t index; /* in the manifest; -1: the epoch's end */
+    cavmae__sample sample;
+} cavmae__slot;
+
+typedef struct cavmae__loader_batch {
+    cavmae_batch batch; /* count 0: the epoch's end */
+    float *audio, *image, *labels;
+    int32_t *audio_frames;
+    int64_t *samples;
+    size_t audio_capacity;
+    int64_t epoch;                             /* of the batch */
+    int64_t next_epoch, next_position, broken; /* the place after it */
+} cavmae__loader_batch;
+
+typedef struct cavmae__loader_worker {
+    cavmae_loader *loader;
+    pthread_t thread;
+    cavmae__item item;
+} cavmae__loader_worker;
+
+struct cavmae_loader {
+    cavmae__source source;
+    int64_t count;                  /* of entries in the manifest */
+    size_t image_size, label_count; /* floats of a sample */
+    uint32_t *order;                /* of the epoch whose samples are being taken; NULL: as in the manifest */
+
+    pthread_mutex_t lock; /* guards all below, up to the caller's own */
+    pthread_cond_t work;  /* for the threads: a slot or a batch became free */
+    pthread_cond_t ready; /* for the caller: a batch is complete, or a sample failed */
+    int stop;
+
+    cavmae__slot *slots;
+    int64_t slot_count;
+    int64_t taken, placed;             /* numbers of samples */
+    int64_t take_epoch, take_position; /* of the next sample to take */
+
+    cavmae__loader_batch *batches;
+    int64_t batch_count;
+    int64_t complete, handed, released; /* numbers of batches: made, given to the caller, given back */
+    int placing;                        /* a thread places samples */
+    int32_t rows;                       /* of the batch in the making */
+    size_t audio_used;                  /* floats of its sound */
+    int64_t broken;
+    int epoch_has_batch;
+
+    /* The caller's own. */
+    cavmae__loader_worker *workers;
+    int32_t worker_count, started;
+    int64_t epoch; /* of the last batch */
+    int64_t state_epoch, state_position, state_broken;
+    cavmae__item item; /* of cavmae_loader_item_at */
+};
+
+static inline cavmae__slot *cavmae__slot_of(cavmae_loader *loader, int64_t number) {
+    return &loader->slots[number % loader->slot_count];
+}
+
+static inline cavmae__loader_batch *cavmae__loader_batch_of(cavmae_loader *loader, int64_t number) {
+    return &loader->batches[number % loader->batch_count];
+}
+
+/* Frees the sound of a slot's sample. */
+void cavmae__slot_drop_sound(cavmae_loader *loader, cavmae__slot *slot);
+
+/* Starts the threads where they do not run yet; those that start are enough, if there is one. */
+cavmae_status cavmae__loader_start(cavmae_loader *loader);
+
+/* Ends them; what they were making is lost. */
+void cavmae__loader_stop(cavmae_loader *loader);
+
+#endif
