@@ -70,13 +70,13 @@ typedef struct cavmae__layernorm {
     int32_t width, group_count; /* at most 4 groups */
     cavmae__norm_group group[4];
     float eps;
-    int32_t y_dtype;   /* of y, and of dy going back */
-    const float *x;    /* [rows, width] */
-    void *y;           /* forward: [rows, width] */
+    int32_t y_dtype;    /* of y, and of dy going back */
+    const float *x;     /* [rows, width] */
+    void *y;            /* forward: [rows, width] */
     float *mean, *rstd; /* [rows]: written by forward (NULL: not wanted), read by backward */
-    const void *dy;    /* backward: [rows, width] of y_dtype */
-    const float *add;  /* backward: [rows, width] added to dx (the residual's gradient), may be dx; or NULL */
-    float *dx;         /* backward: [rows, width] */
+    const void *dy;     /* backward: [rows, width] of y_dtype */
+    const float *add;   /* backward: [rows, width] added to dx (the residual's gradient), may be dx; or NULL */
+    float *dx;          /* backward: [rows, width] */
     int32_t accumulate;
     void *workspace;
 } cavmae__layernorm;
@@ -162,14 +162,14 @@ typedef struct cavmae__segment_mean {
 typedef struct cavmae__mae_loss {
     cavmae__patch_source source;
     int64_t rows;
-    const int32_t *clip, *token;  /* [rows] */
-    const uint8_t *mask;          /* [rows] 1 = removed */
-    int64_t removed;              /* number of ones in mask, > 0 */
-    const float *pred;            /* [rows, patch * patch * channels] */
-    float *dpred;                 /* like pred, or NULL; may be pred */
+    const int32_t *clip, *token; /* [rows] */
+    const uint8_t *mask;         /* [rows] 1 = removed */
+    int64_t removed;             /* number of ones in mask, > 0 */
+    const float *pred;           /* [rows, patch * patch * channels] */
+    float *dpred;                /* like pred, or NULL; may be pred */
     double weight;
     int32_t norm_pix;
-    double *loss;                 /* [1] */
+    double *loss; /* [1] */
     void *workspace;
 } cavmae__mae_loss;
 
@@ -179,8 +179,8 @@ typedef struct cavmae__mae_loss {
 typedef struct cavmae__contrastive {
     int32_t count, width, direction; /* 0 v2a, 1 a2v, 2 both */
     double temperature, weight;
-    const float *a, *v; /* [count, width] */
-    float *da, *dv;     /* or NULL */
+    const float *a, *v;      /* [count, width] */
+    float *da, *dv;          /* or NULL */
     double *loss, *accuracy; /* [1] */
     void *workspace;
 } cavmae__contrastive;
@@ -227,14 +227,14 @@ typedef struct cavmae__adam {
 
 /* The largest of everything that a plan will ask of the operations. */
 typedef struct cavmae__limits {
-    int64_t rows;             /* of any matrix */
-    int32_t width;            /* of any row, in elements */
-    int64_t weight;           /* elements of the largest weight matrix */
-    int32_t heads, longest;   /* of any attention: heads, segment length */
+    int64_t rows;           /* of any matrix */
+    int32_t width;          /* of any row, in elements */
+    int64_t weight;         /* elements of the largest weight matrix */
+    int32_t heads, longest; /* of any attention: heads, segment length */
     int32_t head_dim;
     int32_t clips;
-    int64_t tokens;           /* of one clip in one modality, or of both together */
-    int32_t backward;         /* 1: backward operations will be called */
+    int64_t tokens;   /* of one clip in one modality, or of both together */
+    int32_t backward; /* 1: backward operations will be called */
 } cavmae__limits;
 
 typedef struct cavmae__backend_ops {

@@ -18,21 +18,25 @@ typedef struct job {
     float *pooled;   /* device [3 * chunk, D] */
 } job;
 
-static const int32_t modality_streams[2] = {CAVMAE__STREAM_BOTH | CAVMAE__STREAM_A, CAVMAE__STREAM_BOTH | CAVMAE__STREAM_V};
+static const int32_t modality_streams[2] = {CAVMAE__STREAM_BOTH | CAVMAE__STREAM_A,
+                                            CAVMAE__STREAM_BOTH | CAVMAE__STREAM_V};
 
 static cavmae_status choose_streams(job *j) {
-    static const char *const missing[] = {"embed: the model has no audio encoder", "embed: the model has no visual encoder"};
+    static const char *const missing[] = {"embed: the model has no audio encoder",
+                                          "embed: the model has no visual encoder"};
     const cavmae_embedding *out = &j->out;
     const cavmae__options *o = &j->model->options;
     const float *inputs[2] = {j->batch.audio, j->batch.image};
     const int64_t lacks[2] = {CAVMAE__MODALITIES_V, CAVMAE__MODALITIES_A};
-    j->streams = (out->joint || out->joint_tokens ? CAVMAE__STREAM_BOTH : 0) | (out->audio || out->audio_tokens ? CAVMAE__STREAM_A : 0) |
+    j->streams = (out->joint || out->joint_tokens ? CAVMAE__STREAM_BOTH : 0) |
+                 (out->audio || out->audio_tokens ? CAVMAE__STREAM_A : 0) |
                  (out->visual || out->visual_tokens ? CAVMAE__STREAM_V : 0);
     if (!j->streams) return cavmae__fail(CAVMAE_E_ARG, "embed: no output is asked for");
     for (int m = 0; m < 2; m++) {
         if (!(j->streams & modality_streams[m])) continue;
         if (o->modalities == lacks[m]) return cavmae__fail(CAVMAE_E_ARG, "%s", missing[m]);
-        if (!inputs[m]) return cavmae__fail(CAVMAE_E_ARG, "embed: %s is NULL, and an output needs it", m ? "image" : "audio");
+        if (!inputs[m])
+            return cavmae__fail(CAVMAE_E_ARG, "embed: %s is NULL, and an output needs it", m ? "image" : "audio");
     }
     return CAVMAE_OK;
 }
@@ -44,10 +48,12 @@ static cavmae_status find_columns(job *j) {
         int64_t frames = j->batch.audio_frames ? j->batch.audio_frames[i] : o->audio_frames;
         if (j->streams & modality_streams[0]) {
             if (frames < o->patch_size || frames % o->patch_size)
-                return cavmae__fail(CAVMAE_E_SHAPE, "embed: clip %d has %lld frames, which is no multiple of %lld", i, (long long)frames, (long long)o->patch_size);
+                return cavmae__fail(CAVMAE_E_SHAPE, "embed: clip %d has %lld frames, which is no multiple of %lld", i,
+                                    (long long)frames, (long long)o->patch_size);
             if (frames > o->audio_frames && o->trainable_pos)
-                return cavmae__fail(CAVMAE_E_SHAPE, "embed: clip %d has %lld frames; the model's trained positions end at %lld", i, (long long)frames,
-                                    (long long)o->audio_frames);
+                return cavmae__fail(CAVMAE_E_SHAPE,
+                                    "embed: clip %d has %lld frames; the model's trained positions end at %lld", i,
+                                    (long long)frames, (long long)o->audio_frames);
         }
         j->columns[0][i] = j->streams & modality_streams[0] ? (int32_t)(frames / o->patch_size) : 0;
         j->columns[1][i] = j->streams & modality_streams[1] ? (int32_t)(o->image_size / o->patch_size) : 0;
@@ -68,7 +74,8 @@ static cavmae_status allocate(job *j) {
     CAVMAE__TRY(cavmae__embed_extent(o, j->chunk, j->streams, longest, &extent));
     CAVMAE__TRY(cavmae__network_create(j->model, &extent, 0, &j->network));
     void *memory;
-    int64_t patch = o->patch_size * o->patch_size, elements[2] = {extent.tokens[0] * patch, extent.tokens[1] * patch * o->image_channels};
+    int64_t patch = o->patch_size * o->patch_size,
+            elements[2] = {extent.tokens[0] * patch, extent.tokens[1] * patch * o->image_channels};
     for (int m = 0; m < 2; m++) {
         CAVMAE__TRY(backend->ops->alloc(backend, (size_t)elements[m] * sizeof(float), &memory));
         j->input[m] = memory;
@@ -112,7 +119,8 @@ static cavmae_status run_chunk(job *j, int32_t first, int32_t clips, const float
         inputs[m] += elements;
     }
     CAVMAE__TRY(cavmae__network_encode(n));
-    const cavmae__segment_mean mean = {.width = (int32_t)o->embed_dim, .segments = n->rows.joint, .x = n->joint_normed, .y = j->pooled};
+    const cavmae__segment_mean mean = {
+        .width = (int32_t)o->embed_dim, .segments = n->rows.joint, .x = n->joint_normed, .y = j->pooled};
     return backend->ops->segment_mean(backend, &mean);
 }
 
@@ -121,7 +129,9 @@ static cavmae_status normalize(float *rows, int64_t count, int64_t width, int32_
     for (int64_t i = 0; i < count; i++, rows += width) {
         double sum = 0;
         for (int64_t k = 0; k < width; k++) sum += (double)rows[k] * rows[k];
-        if (!isfinite(sum)) return cavmae__fail(CAVMAE_E_NOT_FINITE, "embed: clip %lld: the %s embedding is not finite", (long long)(first + i), what);
+        if (!isfinite(sum))
+            return cavmae__fail(CAVMAE_E_NOT_FINITE, "embed: clip %lld: the %s embedding is not finite",
+                                (long long)(first + i), what);
         float scale = sum > 0 ? (float)(1 / sqrt(sum)) : 0;
         for (int64_t k = 0; k < width; k++) rows[k] *= scale;
     }
@@ -141,11 +151,13 @@ static cavmae_status take_results(job *j, int32_t first, int32_t clips, int64_t 
         if (!rows) continue;
         if (pooled[s]) {
             float *out = pooled[s] + first * width;
-            CAVMAE__TRY(backend->ops->download(backend, out, j->pooled + segment * width, (size_t)(clips * width) * sizeof(float)));
+            CAVMAE__TRY(backend->ops->download(backend, out, j->pooled + segment * width,
+                                               (size_t)(clips * width) * sizeof(float)));
             if (s) CAVMAE__TRY(normalize(out, clips, width, first, names[s]));
         }
         if (unpooled[s])
-            CAVMAE__TRY(backend->ops->download(backend, unpooled[s] + tokens[s] * width, n->joint_normed + row * width, (size_t)(rows * width) * sizeof(float)));
+            CAVMAE__TRY(backend->ops->download(backend, unpooled[s] + tokens[s] * width, n->joint_normed + row * width,
+                                               (size_t)(rows * width) * sizeof(float)));
         tokens[s] += rows;
         row += rows;
         segment += clips;

@@ -33,7 +33,8 @@ static cavmae_status wrap_owned(cavmae_context *context, void *memory, const int
     return status;
 }
 
-cavmae_status cavmae_prepare_audio(const cavmae_config *config, const float *pcm, int64_t samples, int32_t channels, int32_t rate, cavmae_tensor **out) {
+cavmae_status cavmae_prepare_audio(const cavmae_config *config, const float *pcm, int64_t samples, int32_t channels,
+                                   int32_t rate, cavmae_tensor **out) {
     cavmae__options o;
     float *audio;
     int64_t frames;
@@ -45,11 +46,13 @@ cavmae_status cavmae_prepare_audio(const cavmae_config *config, const float *pcm
     return wrap_owned(context, audio, shape, out);
 }
 
-cavmae_status cavmae_prepare_image(const cavmae_config *config, const uint8_t *pixels, int32_t width, int32_t height, int64_t stride, float *out) {
+cavmae_status cavmae_prepare_image(const cavmae_config *config, const uint8_t *pixels, int32_t width, int32_t height,
+                                   int64_t stride, float *out) {
     cavmae__options o;
     if (!pixels || !out) return cavmae__fail(CAVMAE_E_ARG, "prepare image: pixels or out is NULL");
     CAVMAE__TRY(cavmae__config_options(config, &o));
-    return cavmae__prepare_image(cavmae__config_context(config), &o.image, pixels, width, height, stride ? stride : width * o.image_channels, out);
+    return cavmae__prepare_image(cavmae__config_context(config), &o.image, pixels, width, height,
+                                 stride ? stride : width * o.image_channels, out);
 }
 
 /* Sound of `path` as model input; *audio is the caller's to free. */
@@ -58,7 +61,8 @@ static cavmae_status load_audio(cavmae_model *model, const char *path, float **a
     int64_t samples;
     int32_t channels, rate;
     CAVMAE__TRY(cavmae__media_audio(model->context, path, &pcm, &samples, &channels, &rate));
-    cavmae_status status = cavmae__prepare_audio(model->context, &model->options.audio, pcm, samples, channels, rate, audio, frames);
+    cavmae_status status =
+        cavmae__prepare_audio(model->context, &model->options.audio, pcm, samples, channels, rate, audio, frames);
     cavmae__free(model->context, pcm);
     return status == CAVMAE_OK ? status : cavmae__fail_prefix(status, "%s", path);
 }
@@ -69,7 +73,9 @@ static cavmae_status load_image(cavmae_model *model, const char *path, float **i
     cavmae_media_info info = {.struct_size = sizeof info};
     uint8_t *rgb;
     int32_t width, height;
-    if (o->image_channels != 3) return cavmae__fail(CAVMAE_E_UNSUPPORTED, "%s: the model takes %lld channels, a picture has 3", path, (long long)o->image_channels);
+    if (o->image_channels != 3)
+        return cavmae__fail(CAVMAE_E_UNSUPPORTED, "%s: the model takes %lld channels, a picture has 3", path,
+                            (long long)o->image_channels);
     CAVMAE__TRY(cavmae_media_probe(model->context, path, &info));
     double seconds = info.seconds * (double)(o->clip_frames / 2) / (double)o->clip_frames;
     CAVMAE__TRY(cavmae__media_frame(model->context, path, seconds, &rgb, &width, &height));
@@ -93,7 +99,11 @@ cavmae_status cavmae_embed_file(cavmae_model *model, const char *path, const cav
     if (joint || own.audio || own.audio_tokens) CAVMAE__TRY_OUT(load_audio(model, path, &audio, &frames));
     if (joint || own.visual || own.visual_tokens) CAVMAE__TRY_OUT(load_image(model, path, &image));
     const int32_t audio_frames = (int32_t)frames;
-    const cavmae_batch batch = {.struct_size = sizeof batch, .count = 1, .audio = audio, .image = image, .audio_frames = audio ? &audio_frames : NULL};
+    const cavmae_batch batch = {.struct_size = sizeof batch,
+                                .count = 1,
+                                .audio = audio,
+                                .image = image,
+                                .audio_frames = audio ? &audio_frames : NULL};
     own.struct_size = sizeof own;
     CAVMAE__TRY_OUT(cavmae_embed(model, &batch, &own));
 out:

@@ -14,7 +14,8 @@ typedef struct cavmae__arena {
 static inline void *cavmae__arena_take(cavmae__arena *arena, int64_t count, size_t size) {
     size_t bytes;
     if (count == 0) return NULL;
-    if (arena->used == SIZE_MAX || __builtin_mul_overflow((size_t)count, size, &bytes) || bytes > SIZE_MAX / 2 - arena->used) {
+    if (arena->used == SIZE_MAX || __builtin_mul_overflow((size_t)count, size, &bytes) ||
+        bytes > SIZE_MAX / 2 - arena->used) {
         arena->used = SIZE_MAX;
         return NULL;
     }

@@ -25,10 +25,14 @@ typedef struct key {
 } key;
 
 #define FIELD(name) #name, offsetof(cavmae__options, name)
-#define I64(number, name, preset, min, max) {number, CAVMAE_TYPE_I64, FIELD(name), preset, min, max, NULL}
-#define F64(number, name, preset, min, max) {number, CAVMAE_TYPE_F64, FIELD(name), preset, min, max, NULL}
-#define WORD(number, name, preset, choices) {number, CAVMAE_TYPE_STR, FIELD(name), preset, 0, 0, choices}
-#define TEXT(number, name, preset) {number, CAVMAE_TYPE_STR, name, NO_FIELD, preset, 0, 0, NULL}
+#define I64(number, name, preset, min, max)                                                                            \
+    { number, CAVMAE_TYPE_I64, FIELD(name), preset, min, max, NULL }
+#define F64(number, name, preset, min, max)                                                                            \
+    { number, CAVMAE_TYPE_F64, FIELD(name), preset, min, max, NULL }
+#define WORD(number, name, preset, choices)                                                                            \
+    { number, CAVMAE_TYPE_STR, FIELD(name), preset, 0, 0, choices }
+#define TEXT(number, name, preset)                                                                                     \
+    { number, CAVMAE_TYPE_STR, name, NO_FIELD, preset, 0, 0, NULL }
 #define MASK_MODES "unstructured|time|frequency|time_frequency"
 
 static const key keys[] = {
@@ -145,7 +149,9 @@ static cavmae_status set_text(cavmae_config *config, int i, const char *text) {
     value v;
     memset(&v, 0, sizeof v);
     size_t length = strlen(text);
-    if (length >= TEXT_SIZE) return cavmae__fail(CAVMAE_E_ARG, "config: %s: value of %zu characters is longer than %d", k->name, length, TEXT_SIZE - 1);
+    if (length >= TEXT_SIZE)
+        return cavmae__fail(CAVMAE_E_ARG, "config: %s: value of %zu characters is longer than %d", k->name, length,
+                            TEXT_SIZE - 1);
     memcpy(v.text, text, length + 1);
     char *end = NULL;
     errno = 0;
@@ -156,10 +162,12 @@ static cavmae_status set_text(cavmae_config *config, int i, const char *text) {
         v.number = (double)n;
     } else if (k->type == CAVMAE_TYPE_F64) {
         v.number = cavmae__parse_f64(text, &end);
-        if (end == text || *end || !isfinite(v.number)) return cavmae__fail(CAVMAE_E_ARG, "config: %s: '%s' is not a finite number", k->name, text);
+        if (end == text || *end || !isfinite(v.number))
+            return cavmae__fail(CAVMAE_E_ARG, "config: %s: '%s' is not a finite number", k->name, text);
     } else if (k->choices) {
         v.integer = find_choice(k->choices, text);
-        if (v.integer < 0) return cavmae__fail(CAVMAE_E_ARG, "config: %s: '%s' is none of %s", k->name, text, k->choices);
+        if (v.integer < 0)
+            return cavmae__fail(CAVMAE_E_ARG, "config: %s: '%s' is none of %s", k->name, text, k->choices);
     }
     if (k->type != CAVMAE_TYPE_STR && (errno == ERANGE || v.number < k->min || v.number > k->max))
         return cavmae__fail(CAVMAE_E_ARG, "config: %s: %s is outside [%g, %g]", k->name, text, k->min, k->max);
@@ -172,7 +180,8 @@ static cavmae_status find_typed(const cavmae_config *config, int32_t number, int
     if (!config) return cavmae__fail(CAVMAE_E_ARG, "config is NULL");
     int i = find_number(number);
     if (i < 0) return cavmae__fail(CAVMAE_E_NOT_FOUND, "config: no key has number %d", number);
-    if (type && keys[i].type != type) return cavmae__fail(CAVMAE_E_ARG, "config: %s is %s", keys[i].name, type_names[keys[i].type]);
+    if (type && keys[i].type != type)
+        return cavmae__fail(CAVMAE_E_ARG, "config: %s is %s", keys[i].name, type_names[keys[i].type]);
     *index = i;
     return CAVMAE_OK;
 }
@@ -232,7 +241,8 @@ cavmae_status cavmae_config_get_str(const cavmae_config *config, int32_t number,
 }
 
 cavmae_status cavmae_config_key_info(int32_t index, cavmae_key_info *out) {
-    if (index < 0 || index >= KEY_COUNT) return cavmae__fail(CAVMAE_E_NOT_FOUND, "config: there are %d keys, no index %d", KEY_COUNT, index);
+    if (index < 0 || index >= KEY_COUNT)
+        return cavmae__fail(CAVMAE_E_NOT_FOUND, "config: there are %d keys, no index %d", KEY_COUNT, index);
     const key *k = &keys[index];
     cavmae_key_info info = {0};
     info.key = k->number;
@@ -250,9 +260,9 @@ static cavmae_status set_pairs(cavmae_config *config, const char *const (*pairs)
 }
 
 cavmae_status cavmae_config_create(cavmae_context *context, const char *preset, cavmae_config **out) {
-    static const char *const tiny[][2] = {{"image_size", "64"},   {"audio_frames", "128"}, {"embed_dim", "32"},
-                                          {"num_heads", "4"},     {"modality_depth", "3"}, {"joint_depth", "1"},
-                                          {"decoder_dim", "16"},  {"decoder_heads", "4"},  {"decoder_depth", "2"},
+    static const char *const tiny[][2] = {{"image_size", "64"},  {"audio_frames", "128"}, {"embed_dim", "32"},
+                                          {"num_heads", "4"},    {"modality_depth", "3"}, {"joint_depth", "1"},
+                                          {"decoder_dim", "16"}, {"decoder_heads", "4"},  {"decoder_depth", "2"},
                                           {"batch", "4"}};
     if (!context || !out) return cavmae__fail(CAVMAE_E_ARG, "config: context or out is NULL");
     int is_tiny = preset && strcmp(preset, "tiny") == 0;
@@ -292,7 +302,8 @@ void cavmae_config_free(cavmae_config *config) {
 cavmae_context *cavmae__config_context(const cavmae_config *config) { return config->context; }
 
 /* "1,2,3" into out [capacity]; the count must be in [min, capacity]. */
-static cavmae_status read_list(const cavmae_config *config, int32_t number, int64_t min, int64_t capacity, double *out, int64_t *count) {
+static cavmae_status read_list(const cavmae_config *config, int32_t number, int64_t min, int64_t capacity, double *out,
+                               int64_t *count) {
     int i = find_number(number);
     const char *at = config->values[i].text;
     int64_t n = 0;
@@ -300,12 +311,16 @@ static cavmae_status read_list(const cavmae_config *config, int32_t number, int6
         char *end;
         double x = cavmae__parse_f64(at, &end);
         if (end == at || !isfinite(x) || (*end && *end != ',') || (*end == ',' && !end[1]))
-            return cavmae__fail(CAVMAE_E_ARG, "config: %s: '%s' is not a list of numbers joined by commas", keys[i].name, config->values[i].text);
-        if (n == capacity) return cavmae__fail(CAVMAE_E_ARG, "config: %s: more than %lld numbers", keys[i].name, (long long)capacity);
+            return cavmae__fail(CAVMAE_E_ARG, "config: %s: '%s' is not a list of numbers joined by commas",
+                                keys[i].name, config->values[i].text);
+        if (n == capacity)
+            return cavmae__fail(CAVMAE_E_ARG, "config: %s: more than %lld numbers", keys[i].name, (long long)capacity);
         out[n++] = x;
         at = *end ? end + 1 : end;
     }
-    if (n < min) return cavmae__fail(CAVMAE_E_ARG, "config: %s: %lld numbers, %lld needed", keys[i].name, (long long)n, (long long)min);
+    if (n < min)
+        return cavmae__fail(CAVMAE_E_ARG, "config: %s: %lld numbers, %lld needed", keys[i].name, (long long)n,
+                            (long long)min);
     *count = n;
     return CAVMAE_OK;
 }
@@ -347,20 +362,24 @@ static cavmae_status fill_options(const cavmae_config *config, cavmae__options *
     for (int64_t i = 0; i < o->milestone_count; i++) {
         o->milestones[i] = (int64_t)list[i];
         if (list[i] < 0 || list[i] > 9e15 || (double)o->milestones[i] != list[i] || (i && list[i] <= list[i - 1]))
-            return cavmae__fail(CAVMAE_E_ARG, "config: milestones: '%s' are not rising update numbers", v[find_number(CAVMAE_P_MILESTONES)].text);
+            return cavmae__fail(CAVMAE_E_ARG, "config: milestones: '%s' are not rising update numbers",
+                                v[find_number(CAVMAE_P_MILESTONES)].text);
     }
     return CAVMAE_OK;
 }
 
 static cavmae_status check_multiple(const char *name, int64_t n, const char *of, int64_t unit) {
-    if (n % unit) return cavmae__fail(CAVMAE_E_SHAPE, "config: %s %lld is not a multiple of %s %lld", name, (long long)n, of, (long long)unit);
+    if (n % unit)
+        return cavmae__fail(CAVMAE_E_SHAPE, "config: %s %lld is not a multiple of %s %lld", name, (long long)n, of,
+                            (long long)unit);
     return CAVMAE_OK;
 }
 
 /* Keeps at least one token, by the reference's truncation: int(L * (1 - ratio)) in double. */
 static cavmae_status check_kept(const char *name, int64_t tokens, double ratio) {
     if ((int64_t)((double)tokens * (1 - ratio)) < 1)
-        return cavmae__fail(CAVMAE_E_ARG, "config: %s %g leaves none of %lld tokens visible", name, ratio, (long long)tokens);
+        return cavmae__fail(CAVMAE_E_ARG, "config: %s %g leaves none of %lld tokens visible", name, ratio,
+                            (long long)tokens);
     return CAVMAE_OK;
 }
 
@@ -377,9 +396,12 @@ static cavmae_status check_options(const cavmae__options *o) {
     int64_t grid = o->image_size / o->patch_size;
     int64_t visual = grid * grid, audio = (o->mel_bins / o->patch_size) * (o->audio_frames / o->patch_size);
     if (o->mask_domain == CAVMAE__MASK_DOMAIN_JOINT) {
-        if (o->modalities != CAVMAE__MODALITIES_AV) return cavmae__fail(CAVMAE_E_ARG, "config: mask_domain joint needs modalities av");
+        if (o->modalities != CAVMAE__MODALITIES_AV)
+            return cavmae__fail(CAVMAE_E_ARG, "config: mask_domain joint needs modalities av");
         if (o->contrast_weight > 0)
-            return cavmae__fail(CAVMAE_E_ARG, "config: mask_domain joint may remove a whole modality of a clip: contrast_weight must be 0");
+            return cavmae__fail(
+                CAVMAE_E_ARG,
+                "config: mask_domain joint may remove a whole modality of a clip: contrast_weight must be 0");
         return check_kept("mask_ratio_a", audio + visual, o->mask_ratio_a);
     }
     if (o->modalities != CAVMAE__MODALITIES_V) CAVMAE__TRY(check_kept("mask_ratio_a", audio, o->mask_ratio_a));
@@ -443,7 +465,9 @@ static cavmae_status read_json_value(cavmae__json *json, char *out, size_t size)
     if (cavmae__json_peek(json) == CAVMAE__JSON_STRING) {
         cavmae__json_string string;
         CAVMAE__TRY(cavmae__json_string_value(json, &string));
-        if (string.length >= size) return cavmae__fail(CAVMAE_E_FORMAT, "%s: a value of %zu characters is too long", json->file, string.length);
+        if (string.length >= size)
+            return cavmae__fail(CAVMAE_E_FORMAT, "%s: a value of %zu characters is too long", json->file,
+                                string.length);
         size_t length;
         return cavmae__json_unescape(json, &string, out, &length);
     }
@@ -451,7 +475,8 @@ static cavmae_status read_json_value(cavmae__json *json, char *out, size_t size)
     CAVMAE__TRY(cavmae__json_skip(json));
     while (start < json->at && strchr(" \t\r\n", *start)) start++;
     size_t length = (size_t)(json->at - start);
-    if (length >= size) return cavmae__fail(CAVMAE_E_FORMAT, "%s: a value of %zu characters is too long", json->file, length);
+    if (length >= size)
+        return cavmae__fail(CAVMAE_E_FORMAT, "%s: a value of %zu characters is too long", json->file, length);
     memcpy(out, start, length);
     out[length] = 0;
     return CAVMAE_OK;
@@ -472,7 +497,8 @@ cavmae_status cavmae__config_from_json(cavmae_context *context, const char *text
         if (!more) break;
         int i = find_name(name.text, name.length);
         if (i < 0) {
-            status = cavmae__fail(CAVMAE_E_UNSUPPORTED, "configuration: key '%.*s' is unknown to this version", (int)(name.length > 99 ? 99 : name.length), name.text);
+            status = cavmae__fail(CAVMAE_E_UNSUPPORTED, "configuration: key '%.*s' is unknown to this version",
+                                  (int)(name.length > 99 ? 99 : name.length), name.text);
             goto out;
         }
         CAVMAE__TRY_OUT(read_json_value(&json, buffer, sizeof buffer));

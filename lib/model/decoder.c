@@ -4,14 +4,22 @@
 
 static cavmae__stack decoder_stack(const cavmae__network *n) {
     const cavmae__options *o = &n->model->options;
-    return (cavmae__stack){.first = n->pass.list->decoder_layers, .depth = o->decoder_depth, .width = (int32_t)o->decoder_dim,
-                           .heads = (int32_t)o->decoder_heads, .recompute = n->recompute, .streams = &n->rows.decoder_streams, .keep = n->decoder_keep};
+    return (cavmae__stack){.first = n->pass.list->decoder_layers,
+                           .depth = o->decoder_depth,
+                           .width = (int32_t)o->decoder_dim,
+                           .heads = (int32_t)o->decoder_heads,
+                           .recompute = n->recompute,
+                           .streams = &n->rows.decoder_streams,
+                           .keep = n->decoder_keep};
 }
 
 /* Rows of the visual tokens follow the audio tokens' in every list of tokens, and of encoder rows. */
-static float *modality_rows(float *all, int64_t rows_before, int64_t width, int m) { return all + (m ? rows_before * width : 0); }
+static float *modality_rows(float *all, int64_t rows_before, int64_t width, int m) {
+    return all + (m ? rows_before * width : 0);
+}
 
-static cavmae_status combine(const cavmae__network *n, int64_t rows, int64_t width, const float *x, const int32_t *first, float *y) {
+static cavmae_status combine(const cavmae__network *n, int64_t rows, int64_t width, const float *x,
+                             const int32_t *first, float *y) {
     const cavmae__combine copy = {.rows = rows, .width = (int32_t)width, .x = x, .first = first, .y = y};
     return n->pass.backend->ops->combine(n->pass.backend, &copy);
 }
@@ -21,14 +29,17 @@ static const int32_t *decoded_back(const cavmae__network *n) {
     return n->rows.joint_back[n->extent.streams & CAVMAE__STREAM_BOTH ? 0 : 1];
 }
 
-static const int32_t *decoder_rows_of(const cavmae__network *n, int m) { return n->rows.decoder_row + (m ? n->rows.token_rows[0] : 0); }
+static const int32_t *decoder_rows_of(const cavmae__network *n, int m) {
+    return n->rows.decoder_row + (m ? n->rows.token_rows[0] : 0);
+}
 
 static cavmae_status decoder_input(cavmae__network *n, float *out) {
     const cavmae__pass *pass = &n->pass;
     int64_t width = n->model->options.decoder_dim;
-    CAVMAE__TRY(combine(n, n->rows.encoder_rows, n->model->options.embed_dim, n->joint_normed, decoded_back(n), n->decoder_in));
-    CAVMAE__TRY(cavmae__apply_linear(pass, pass->list->decoder_embed, n->rows.encoder_rows, n->decoder_in, CAVMAE_FLOAT32, NULL, n->decoder_embedded,
-                                     CAVMAE_FLOAT32, NULL));
+    CAVMAE__TRY(
+        combine(n, n->rows.encoder_rows, n->model->options.embed_dim, n->joint_normed, decoded_back(n), n->decoder_in));
+    CAVMAE__TRY(cavmae__apply_linear(pass, pass->list->decoder_embed, n->rows.encoder_rows, n->decoder_in,
+                                     CAVMAE_FLOAT32, NULL, n->decoder_embedded, CAVMAE_FLOAT32, NULL));
     for (int m = 0; m < 2; m++) {
         if (!n->rows.token_rows[m]) continue;
         const cavmae__place place = {.count = n->rows.token_rows[m],
@@ -67,13 +78,14 @@ cavmae_status cavmae__network_decode(cavmae__network *n, const int64_t removed[2
     cavmae__stack stack = decoder_stack(n);
     CAVMAE__TRY(decoder_input(n, cavmae__stack_input(pass, &stack, n->decoded)));
     CAVMAE__TRY(cavmae__stack_forward(pass, &stack, n->decoded));
-    CAVMAE__TRY(cavmae__apply_norm(pass, &pass->list->decoder_norm, &n->rows.decoder_streams, stack.width, n->decoded, n->decoded_normed, CAVMAE_FLOAT32,
-                                   n->decoded_mean, n->decoded_rstd));
+    CAVMAE__TRY(cavmae__apply_norm(pass, &pass->list->decoder_norm, &n->rows.decoder_streams, stack.width, n->decoded,
+                                   n->decoded_normed, CAVMAE_FLOAT32, n->decoded_mean, n->decoded_rstd));
     CAVMAE__TRY(combine(n, n->rows.decoder_rows, stack.width, n->decoded_normed, n->rows.decoder_row, n->predictor_in));
     for (int m = 0; m < 2; m++) {
         if (!n->rows.token_rows[m]) continue;
         const float *x = modality_rows(n->predictor_in, n->rows.token_rows[0], stack.width, m);
-        CAVMAE__TRY(cavmae__apply_linear(pass, pass->list->decoder_pred[m], n->rows.token_rows[m], x, CAVMAE_FLOAT32, NULL, n->predicted[m], CAVMAE_FLOAT32, NULL));
+        CAVMAE__TRY(cavmae__apply_linear(pass, pass->list->decoder_pred[m], n->rows.token_rows[m], x, CAVMAE_FLOAT32,
+                                         NULL, n->predicted[m], CAVMAE_FLOAT32, NULL));
         CAVMAE__TRY(reconstruction_loss(n, m, removed[m], weight, norm_pix));
     }
     return CAVMAE_OK;
@@ -85,9 +97,15 @@ static cavmae_status table_gradients(cavmae__network *n, const float *dx) {
     int32_t accumulate = pass->accumulate; /* the mask token's gradient adds up over modalities */
     for (int m = 0; m < 2; m++) {
         if (!n->rows.token_rows[m]) continue;
-        cavmae__table_grad grad = {.count = n->rows.token_rows[m], .width = (int32_t)n->model->options.decoder_dim, .table_rows = 1,
-                                   .accumulate = accumulate, .dy = dx, .index = n->rows.token_removed[m], .row = decoder_rows_of(n, m),
-                                   .dtable = cavmae__gradient(pass, list->mask_token), .workspace = pass->workspace};
+        cavmae__table_grad grad = {.count = n->rows.token_rows[m],
+                                   .width = (int32_t)n->model->options.decoder_dim,
+                                   .table_rows = 1,
+                                   .accumulate = accumulate,
+                                   .dy = dx,
+                                   .index = n->rows.token_removed[m],
+                                   .row = decoder_rows_of(n, m),
+                                   .dtable = cavmae__gradient(pass, list->mask_token),
+                                   .workspace = pass->workspace};
         CAVMAE__TRY(pass->backend->ops->table_grad(pass->backend, &grad));
         accumulate = 1;
         grad.accumulate = pass->accumulate;
@@ -113,24 +131,32 @@ static cavmae_status decoder_backward(cavmae__network *n, float *d_normed, float
     for (int m = 0; m < 2; m++) {
         if (!n->rows.token_rows[m]) continue;
         CAVMAE__TRY(cavmae__apply_linear_grad(pass, pass->list->decoder_pred[m], n->rows.token_rows[m],
-                                              modality_rows(n->predictor_in, n->rows.token_rows[0], stack.width, m), CAVMAE_FLOAT32, n->d_predicted[m],
-                                              CAVMAE_FLOAT32, modality_rows(d_predictor_in, n->rows.token_rows[0], stack.width, m), CAVMAE_FLOAT32, NULL));
+                                              modality_rows(n->predictor_in, n->rows.token_rows[0], stack.width, m),
+                                              CAVMAE_FLOAT32, n->d_predicted[m], CAVMAE_FLOAT32,
+                                              modality_rows(d_predictor_in, n->rows.token_rows[0], stack.width, m),
+                                              CAVMAE_FLOAT32, NULL));
     }
     CAVMAE__TRY(combine(n, n->rows.decoder_rows, stack.width, d_predictor_in, n->rows.decoder_token, d_decoded_normed));
-    CAVMAE__TRY(cavmae__apply_norm_grad(pass, &pass->list->decoder_norm, &n->rows.decoder_streams, stack.width, n->decoded, n->decoded_mean, n->decoded_rstd,
-                                        d_decoded_normed, CAVMAE_FLOAT32, NULL, dx));
+    CAVMAE__TRY(cavmae__apply_norm_grad(pass, &pass->list->decoder_norm, &n->rows.decoder_streams, stack.width,
+                                        n->decoded, n->decoded_mean, n->decoded_rstd, d_decoded_normed, CAVMAE_FLOAT32,
+                                        NULL, dx));
     CAVMAE__TRY(cavmae__stack_backward(pass, &stack, dx));
     CAVMAE__TRY(table_gradients(n, dx));
     for (int m = 0; m < 2; m++) {
         if (!n->rows.token_rows[m]) continue;
-        const cavmae__place visible = {.count = n->rows.token_rows[m], .width = stack.width, .x = dx, .source = decoder_rows_of(n, m),
+        const cavmae__place visible = {.count = n->rows.token_rows[m],
+                                       .width = stack.width,
+                                       .x = dx,
+                                       .source = decoder_rows_of(n, m),
                                        .row = n->rows.token_row[m],
-                                       .out = modality_rows(n->decoder_embedded, n->rows.visible_rows[0], stack.width, m)};
+                                       .out =
+                                           modality_rows(n->decoder_embedded, n->rows.visible_rows[0], stack.width, m)};
         CAVMAE__TRY(ops->place(pass->backend, &visible));
     }
     /* dx is as large as any stream: it takes the gradient of decoder_in now. */
-    CAVMAE__TRY(cavmae__apply_linear_grad(pass, pass->list->decoder_embed, n->rows.encoder_rows, n->decoder_in, CAVMAE_FLOAT32, n->decoder_embedded,
-                                          CAVMAE_FLOAT32, dx, CAVMAE_FLOAT32, NULL));
+    CAVMAE__TRY(cavmae__apply_linear_grad(pass, pass->list->decoder_embed, n->rows.encoder_rows, n->decoder_in,
+                                          CAVMAE_FLOAT32, n->decoder_embedded, CAVMAE_FLOAT32, dx, CAVMAE_FLOAT32,
+                                          NULL));
     return combine(n, n->rows.encoder_rows, n->model->options.embed_dim, dx, n->rows.joint_source, d_normed);
 }
 

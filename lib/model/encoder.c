@@ -4,14 +4,24 @@
 
 static cavmae__stack encoder_stack(const cavmae__network *n, int m) {
     const cavmae__options *o = &n->model->options;
-    return (cavmae__stack){.first = n->pass.list->layers[m], .depth = o->modality_depth, .width = (int32_t)o->embed_dim, .heads = (int32_t)o->num_heads,
-                           .recompute = n->recompute, .streams = &n->rows.encoder_streams[m], .keep = n->encoder_keep[m]};
+    return (cavmae__stack){.first = n->pass.list->layers[m],
+                           .depth = o->modality_depth,
+                           .width = (int32_t)o->embed_dim,
+                           .heads = (int32_t)o->num_heads,
+                           .recompute = n->recompute,
+                           .streams = &n->rows.encoder_streams[m],
+                           .keep = n->encoder_keep[m]};
 }
 
 static cavmae__stack joint_stack(const cavmae__network *n) {
     const cavmae__options *o = &n->model->options;
-    return (cavmae__stack){.first = n->pass.list->joint_layers, .depth = o->joint_depth, .width = (int32_t)o->embed_dim, .heads = (int32_t)o->num_heads,
-                           .recompute = n->recompute, .streams = &n->rows.joint_streams, .keep = n->joint_keep};
+    return (cavmae__stack){.first = n->pass.list->joint_layers,
+                           .depth = o->joint_depth,
+                           .width = (int32_t)o->embed_dim,
+                           .heads = (int32_t)o->num_heads,
+                           .recompute = n->recompute,
+                           .streams = &n->rows.joint_streams,
+                           .keep = n->joint_keep};
 }
 
 /* Final norms: norm, norm_a, norm_v. */
@@ -26,8 +36,12 @@ static float *encoded_rows(const cavmae__network *n, float *all, int m) {
 
 /* The visible patches of modality m, into pass.wide. */
 static cavmae_status gather_patches(const cavmae__network *n, int m) {
-    const cavmae__patches patches = {.source = n->source[m], .rows = n->rows.visible_rows[m], .clip = n->rows.visible_clip[m],
-                                     .token = n->rows.visible_token[m], .y_dtype = n->pass.dtype, .y = n->pass.wide};
+    const cavmae__patches patches = {.source = n->source[m],
+                                     .rows = n->rows.visible_rows[m],
+                                     .clip = n->rows.visible_clip[m],
+                                     .token = n->rows.visible_token[m],
+                                     .y_dtype = n->pass.dtype,
+                                     .y = n->pass.wide};
     return n->pass.backend->ops->patches(n->pass.backend, &patches);
 }
 
@@ -36,11 +50,14 @@ static cavmae_status encode_modality(cavmae__network *n, int m) {
     cavmae__stack stack = encoder_stack(n, m);
     float *out = encoded_rows(n, n->encoded, m), *x = cavmae__stack_input(pass, &stack, out);
     CAVMAE__TRY(gather_patches(n, m));
-    CAVMAE__TRY(cavmae__apply_linear(pass, pass->list->patch_embed[m], n->rows.visible_rows[m], pass->wide, pass->dtype, NULL, x, CAVMAE_FLOAT32, NULL));
+    CAVMAE__TRY(cavmae__apply_linear(pass, pass->list->patch_embed[m], n->rows.visible_rows[m], pass->wide, pass->dtype,
+                                     NULL, x, CAVMAE_FLOAT32, NULL));
     const cavmae__place place = {.count = n->rows.visible_rows[m],
                                  .width = stack.width,
                                  .x = x,
-                                 .table = m == CAVMAE__AUDIO && n->longer_positions ? n->longer_positions : pass->values[pass->list->positions[m]],
+                                 .table = m == CAVMAE__AUDIO && n->longer_positions
+                                              ? n->longer_positions
+                                              : pass->values[pass->list->positions[m]],
                                  .position = n->rows.visible_position[m],
                                  .vector = pass->values[pass->list->modality[m]],
                                  .out = x};
@@ -53,13 +70,17 @@ cavmae_status cavmae__network_encode(cavmae__network *n) {
     for (int m = 0; m < 2; m++)
         if (n->rows.visible_rows[m]) CAVMAE__TRY(encode_modality(n, m));
     cavmae__stack stack = joint_stack(n);
-    const cavmae__combine copy = {.rows = n->rows.joint_rows, .width = stack.width, .x = n->encoded, .first = n->rows.joint_source,
+    const cavmae__combine copy = {.rows = n->rows.joint_rows,
+                                  .width = stack.width,
+                                  .x = n->encoded,
+                                  .first = n->rows.joint_source,
                                   .y = cavmae__stack_input(pass, &stack, n->joint)};
     CAVMAE__TRY(pass->backend->ops->combine(pass->backend, &copy));
     CAVMAE__TRY(cavmae__stack_forward(pass, &stack, n->joint));
     int64_t norms[3];
     final_norms(n, norms);
-    return cavmae__apply_norm(pass, norms, &n->rows.joint_streams, stack.width, n->joint, n->joint_normed, CAVMAE_FLOAT32, n->joint_mean, n->joint_rstd);
+    return cavmae__apply_norm(pass, norms, &n->rows.joint_streams, stack.width, n->joint, n->joint_normed,
+                              CAVMAE_FLOAT32, n->joint_mean, n->joint_rstd);
 }
 
 /* Mean pooling of the single streams' tokens, which follow those of both in the joint rows. */
@@ -91,11 +112,15 @@ static cavmae_status joint_backward(cavmae__network *n, float *d_normed, float *
     cavmae__stack stack = joint_stack(n);
     int64_t norms[3];
     final_norms(n, norms);
-    CAVMAE__TRY(cavmae__apply_norm_grad(pass, norms, &n->rows.joint_streams, stack.width, n->joint, n->joint_mean, n->joint_rstd, d_normed, CAVMAE_FLOAT32,
-                                        NULL, d_joint));
+    CAVMAE__TRY(cavmae__apply_norm_grad(pass, norms, &n->rows.joint_streams, stack.width, n->joint, n->joint_mean,
+                                        n->joint_rstd, d_normed, CAVMAE_FLOAT32, NULL, d_joint));
     CAVMAE__TRY(cavmae__stack_backward(pass, &stack, d_joint));
-    const cavmae__combine add = {.rows = n->rows.encoder_rows, .width = stack.width, .x = d_joint, .first = n->rows.joint_back[0],
-                                 .second = n->rows.joint_back[1], .y = d_encoded};
+    const cavmae__combine add = {.rows = n->rows.encoder_rows,
+                                 .width = stack.width,
+                                 .x = d_joint,
+                                 .first = n->rows.joint_back[0],
+                                 .second = n->rows.joint_back[1],
+                                 .y = d_encoded};
     return pass->backend->ops->combine(pass->backend, &add);
 }
 
@@ -104,8 +129,13 @@ static cavmae_status encode_modality_backward(cavmae__network *n, int m, float *
     const cavmae__parameters *list = pass->list;
     cavmae__stack stack = encoder_stack(n, m);
     CAVMAE__TRY(cavmae__stack_backward(pass, &stack, dx));
-    cavmae__table_grad grad = {.count = n->rows.visible_rows[m], .width = stack.width, .table_rows = 1, .accumulate = pass->accumulate, .dy = dx,
-                               .dtable = cavmae__gradient(pass, list->modality[m]), .workspace = pass->workspace};
+    cavmae__table_grad grad = {.count = n->rows.visible_rows[m],
+                               .width = stack.width,
+                               .table_rows = 1,
+                               .accumulate = pass->accumulate,
+                               .dy = dx,
+                               .dtable = cavmae__gradient(pass, list->modality[m]),
+                               .workspace = pass->workspace};
     CAVMAE__TRY(pass->backend->ops->table_grad(pass->backend, &grad));
     if (list->items[list->positions[m]].trainable) {
         grad.table_rows = (int32_t)list->items[list->positions[m]].shape[1];
@@ -114,7 +144,8 @@ static cavmae_status encode_modality_backward(cavmae__network *n, int m, float *
         CAVMAE__TRY(pass->backend->ops->table_grad(pass->backend, &grad));
     }
     CAVMAE__TRY(gather_patches(n, m));
-    return cavmae__apply_linear_grad(pass, list->patch_embed[m], n->rows.visible_rows[m], pass->wide, pass->dtype, dx, CAVMAE_FLOAT32, NULL, CAVMAE_FLOAT32, NULL);
+    return cavmae__apply_linear_grad(pass, list->patch_embed[m], n->rows.visible_rows[m], pass->wide, pass->dtype, dx,
+                                     CAVMAE_FLOAT32, NULL, CAVMAE_FLOAT32, NULL);
 }
 
 cavmae_status cavmae__encoder_backward(cavmae__network *n, float *d_normed, float *spare) {

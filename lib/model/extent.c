@@ -6,7 +6,8 @@
 
 /* Lists of rows are 32-bit. */
 static cavmae_status check_tokens(int64_t tokens) {
-    if (tokens > INT32_MAX / 8) return cavmae__fail(CAVMAE_E_SHAPE, "config: %lld tokens in a clip are too many", (long long)tokens);
+    if (tokens > INT32_MAX / 8)
+        return cavmae__fail(CAVMAE_E_SHAPE, "config: %lld tokens in a clip are too many", (long long)tokens);
     return CAVMAE_OK;
 }
 
@@ -27,13 +28,16 @@ cavmae_status cavmae__pretrain_extent(const cavmae__options *o, int32_t clips, i
     }
     e.decode = o->mae_weight > 0;
     e.pool = both && o->contrast_weight > 0;
-    e.streams = (both && e.decode ? CAVMAE__STREAM_BOTH : 0) | (e.pool || !both ? (has[0] ? CAVMAE__STREAM_A : 0) | (has[1] ? CAVMAE__STREAM_V : 0) : 0);
-    if (!e.decode && !e.pool) return cavmae__fail(CAVMAE_E_ARG, "config: mae_weight and contrast_weight leave nothing to train on");
+    e.streams = (both && e.decode ? CAVMAE__STREAM_BOTH : 0) |
+                (e.pool || !both ? (has[0] ? CAVMAE__STREAM_A : 0) | (has[1] ? CAVMAE__STREAM_V : 0) : 0);
+    if (!e.decode && !e.pool)
+        return cavmae__fail(CAVMAE_E_ARG, "config: mae_weight and contrast_weight leave nothing to train on");
     *out = e;
     return CAVMAE_OK;
 }
 
-cavmae_status cavmae__embed_extent(const cavmae__options *o, int32_t clips, int32_t streams, const int32_t columns[2], cavmae__extent *out) {
+cavmae_status cavmae__embed_extent(const cavmae__options *o, int32_t clips, int32_t streams, const int32_t columns[2],
+                                   cavmae__extent *out) {
     cavmae__extent e = {.clips = clips, .streams = streams};
     const int64_t rows[2] = {o->mel_bins / o->patch_size, o->image_size / o->patch_size};
     const int32_t uses[2] = {CAVMAE__STREAM_BOTH | CAVMAE__STREAM_A, CAVMAE__STREAM_BOTH | CAVMAE__STREAM_V};
@@ -65,13 +69,15 @@ cavmae_status cavmae_memory_required(const cavmae_config *config, int32_t task, 
     CAVMAE__TRY(cavmae__config_options(config, &o));
     if (batch < 1) return cavmae__fail(CAVMAE_E_ARG, "memory: batch %d is not positive", batch);
     const int32_t columns[2] = {(int32_t)(o.audio_frames / o.patch_size), (int32_t)(o.image_size / o.patch_size)};
-    const int32_t streams = o.modalities == CAVMAE__MODALITIES_AV  ? CAVMAE__STREAM_BOTH | CAVMAE__STREAM_A | CAVMAE__STREAM_V
+    const int32_t streams = o.modalities == CAVMAE__MODALITIES_AV
+                                ? CAVMAE__STREAM_BOTH | CAVMAE__STREAM_A | CAVMAE__STREAM_V
                             : o.modalities == CAVMAE__MODALITIES_A ? CAVMAE__STREAM_A
                                                                    : CAVMAE__STREAM_V;
     if (task == CAVMAE_TASK_PRETRAIN)
         CAVMAE__TRY(cavmae__pretrain_extent(&o, batch, 1, &extent));
     else if (task == CAVMAE_TASK_EMBED)
-        CAVMAE__TRY(cavmae__embed_extent(&o, cavmae__embed_clips(&o, batch, streams, columns), streams, columns, &extent));
+        CAVMAE__TRY(
+            cavmae__embed_extent(&o, cavmae__embed_clips(&o, batch, streams, columns), streams, columns, &extent));
     else
         return cavmae__fail(CAVMAE_E_ARG, "memory: there is no task %d", task);
     cavmae_context *context = cavmae__config_context(config);
@@ -83,7 +89,8 @@ cavmae_status cavmae_memory_required(const cavmae_config *config, int32_t task, 
         memory.gradients = memory.parameters;
         memory.moments = 2 * memory.parameters;
     }
-    int64_t inputs = extent.tokens[0] * o.patch_size * o.patch_size + extent.tokens[1] * o.patch_size * o.patch_size * o.image_channels;
+    int64_t inputs = extent.tokens[0] * o.patch_size * o.patch_size +
+                     extent.tokens[1] * o.patch_size * o.patch_size * o.image_channels;
     memory.activations = (int64_t)activations + inputs * (int64_t)sizeof(float);
     memory.workspace = (int64_t)workspace;
     memory.total = memory.parameters + memory.gradients + memory.moments + memory.activations + memory.workspace;

@@ -7,8 +7,8 @@ float *cavmae__gradient(const cavmae__pass *pass, int64_t index) {
     return pass->gradients + pass->list->items[index].offset;
 }
 
-cavmae_status cavmae__apply_linear(const cavmae__pass *pass, int64_t index, int64_t rows, const void *x, int32_t x_dtype,
-                                   const float *residual, void *y, int32_t y_dtype, void *gelu) {
+cavmae_status cavmae__apply_linear(const cavmae__pass *pass, int64_t index, int64_t rows, const void *x,
+                                   int32_t x_dtype, const float *residual, void *y, int32_t y_dtype, void *gelu) {
     const cavmae__parameter *weight = &pass->list->items[index];
     const cavmae__linear linear = {.rows = rows,
                                    .in = (int32_t)(weight->elements / weight->shape[0]),
@@ -25,8 +25,9 @@ cavmae_status cavmae__apply_linear(const cavmae__pass *pass, int64_t index, int6
     return pass->backend->ops->linear(pass->backend, &linear);
 }
 
-cavmae_status cavmae__apply_linear_grad(const cavmae__pass *pass, int64_t index, int64_t rows, const void *x, int32_t x_dtype, const void *dy,
-                                        int32_t dy_dtype, void *dx, int32_t dx_dtype, const void *gelu_input) {
+cavmae_status cavmae__apply_linear_grad(const cavmae__pass *pass, int64_t index, int64_t rows, const void *x,
+                                        int32_t x_dtype, const void *dy, int32_t dy_dtype, void *dx, int32_t dx_dtype,
+                                        const void *gelu_input) {
     const cavmae__parameter *weight = &pass->list->items[index];
     const cavmae__linear_grad grad = {.rows = rows,
                                       .in = (int32_t)(weight->elements / weight->shape[0]),
@@ -46,10 +47,16 @@ cavmae_status cavmae__apply_linear_grad(const cavmae__pass *pass, int64_t index,
     return pass->backend->ops->linear_grad(pass->backend, &grad);
 }
 
-static cavmae__layernorm describe_norm(const cavmae__pass *pass, const int64_t *norms, const cavmae__streams *streams, int32_t width, const float *x,
-                                       float *mean, float *rstd) {
-    cavmae__layernorm norm = {.width = width, .group_count = streams->groups, .eps = pass->eps, .x = x, .mean = mean, .rstd = rstd,
-                              .accumulate = pass->accumulate, .workspace = pass->workspace};
+static cavmae__layernorm describe_norm(const cavmae__pass *pass, const int64_t *norms, const cavmae__streams *streams,
+                                       int32_t width, const float *x, float *mean, float *rstd) {
+    cavmae__layernorm norm = {.width = width,
+                              .group_count = streams->groups,
+                              .eps = pass->eps,
+                              .x = x,
+                              .mean = mean,
+                              .rstd = rstd,
+                              .accumulate = pass->accumulate,
+                              .workspace = pass->workspace};
     for (int32_t i = 0; i < streams->groups; i++) {
         norm.group[i].rows = streams->group_rows[i];
         norm.group[i].gamma = pass->values[norms[i]];
@@ -58,16 +65,17 @@ static cavmae__layernorm describe_norm(const cavmae__pass *pass, const int64_t *
     return norm;
 }
 
-cavmae_status cavmae__apply_norm(const cavmae__pass *pass, const int64_t *norms, const cavmae__streams *streams, int32_t width, const float *x,
-                                 void *y, int32_t y_dtype, float *mean, float *rstd) {
+cavmae_status cavmae__apply_norm(const cavmae__pass *pass, const int64_t *norms, const cavmae__streams *streams,
+                                 int32_t width, const float *x, void *y, int32_t y_dtype, float *mean, float *rstd) {
     cavmae__layernorm norm = describe_norm(pass, norms, streams, width, x, mean, rstd);
     norm.y = y;
     norm.y_dtype = y_dtype;
     return pass->backend->ops->layernorm(pass->backend, &norm);
 }
 
-cavmae_status cavmae__apply_norm_grad(const cavmae__pass *pass, const int64_t *norms, const cavmae__streams *streams, int32_t width, const float *x,
-                                      float *mean, float *rstd, const void *dy, int32_t dy_dtype, const float *add, float *dx) {
+cavmae_status cavmae__apply_norm_grad(const cavmae__pass *pass, const int64_t *norms, const cavmae__streams *streams,
+                                      int32_t width, const float *x, float *mean, float *rstd, const void *dy,
+                                      int32_t dy_dtype, const float *add, float *dx) {
     cavmae__layernorm norm = describe_norm(pass, norms, streams, width, x, mean, rstd);
     for (int32_t i = 0; i < streams->groups; i++) {
         norm.group[i].dgamma = cavmae__gradient(pass, norms[i]);
@@ -80,7 +88,8 @@ cavmae_status cavmae__apply_norm_grad(const cavmae__pass *pass, const int64_t *n
     return pass->backend->ops->layernorm_grad(pass->backend, &norm);
 }
 
-void cavmae__layer_keep(cavmae__arena *arena, const cavmae__pass *pass, int64_t rows, int64_t width, int64_t heads, cavmae__activations *keep) {
+void cavmae__layer_keep(cavmae__arena *arena, const cavmae__pass *pass, int64_t rows, int64_t width, int64_t heads,
+                        cavmae__activations *keep) {
     size_t size = cavmae__dtype_size(pass->dtype);
     int64_t hidden = (int64_t)((double)width * pass->mlp_ratio);
     CAVMAE__TAKE(arena, keep->x2, rows * width);
@@ -97,15 +106,21 @@ void cavmae__layer_keep(cavmae__arena *arena, const cavmae__pass *pass, int64_t 
 
 /* Weights of norm1 (which = NORM1) or norm2 for every group. */
 static void layer_norms(int64_t first, int64_t which, const cavmae__streams *streams, int64_t norms[3]) {
-    for (int32_t i = 0; i < streams->groups; i++) norms[i] = first + which + CAVMAE__NORMS_PER_STREAM * streams->stream[i];
+    for (int32_t i = 0; i < streams->groups; i++)
+        norms[i] = first + which + CAVMAE__NORMS_PER_STREAM * streams->stream[i];
 }
 
-static cavmae__attention describe_attention(const cavmae__pass *pass, int32_t width, int32_t heads, const cavmae__streams *streams) {
-    return (cavmae__attention){.heads = heads, .head_dim = width / heads, .dtype = pass->dtype, .segments = streams->segments, .workspace = pass->workspace};
+static cavmae__attention describe_attention(const cavmae__pass *pass, int32_t width, int32_t heads,
+                                            const cavmae__streams *streams) {
+    return (cavmae__attention){.heads = heads,
+                               .head_dim = width / heads,
+                               .dtype = pass->dtype,
+                               .segments = streams->segments,
+                               .workspace = pass->workspace};
 }
 
-cavmae_status cavmae__layer_forward(const cavmae__pass *pass, int64_t first, int32_t width, int32_t heads, const cavmae__streams *streams,
-                                    const cavmae__activations *keep, float *out) {
+cavmae_status cavmae__layer_forward(const cavmae__pass *pass, int64_t first, int32_t width, int32_t heads,
+                                    const cavmae__streams *streams, const cavmae__activations *keep, float *out) {
     int64_t rows = streams->rows, norms[3];
     int kept = keep->x2 != NULL;
     float *x2 = kept ? keep->x2 : keep->x1;
@@ -116,24 +131,29 @@ cavmae_status cavmae__layer_forward(const cavmae__pass *pass, int64_t first, int
     CAVMAE__TRY(cavmae__check_cancel(pass->context));
 
     layer_norms(first, CAVMAE__NORM1, streams, norms);
-    CAVMAE__TRY(cavmae__apply_norm(pass, norms, streams, width, keep->x1, pass->narrow, pass->dtype, keep->mean1, keep->rstd1));
-    CAVMAE__TRY(cavmae__apply_linear(pass, first + CAVMAE__QKV, rows, pass->narrow, pass->dtype, NULL, qkv, pass->dtype, NULL));
+    CAVMAE__TRY(
+        cavmae__apply_norm(pass, norms, streams, width, keep->x1, pass->narrow, pass->dtype, keep->mean1, keep->rstd1));
+    CAVMAE__TRY(
+        cavmae__apply_linear(pass, first + CAVMAE__QKV, rows, pass->narrow, pass->dtype, NULL, qkv, pass->dtype, NULL));
     cavmae__attention attention = describe_attention(pass, width, heads, streams);
     attention.qkv = qkv;
     attention.o = o;
     attention.lse = keep->lse;
     CAVMAE__TRY(pass->backend->ops->attention(pass->backend, &attention));
-    CAVMAE__TRY(cavmae__apply_linear(pass, first + CAVMAE__PROJ, rows, o, pass->dtype, keep->x1, x2, CAVMAE_FLOAT32, NULL));
+    CAVMAE__TRY(
+        cavmae__apply_linear(pass, first + CAVMAE__PROJ, rows, o, pass->dtype, keep->x1, x2, CAVMAE_FLOAT32, NULL));
 
     layer_norms(first, CAVMAE__NORM2, streams, norms);
-    CAVMAE__TRY(cavmae__apply_norm(pass, norms, streams, width, x2, pass->narrow, pass->dtype, keep->mean2, keep->rstd2));
-    CAVMAE__TRY(cavmae__apply_linear(pass, first + CAVMAE__FC1, rows, pass->narrow, pass->dtype, NULL, keep->h, pass->dtype, g));
+    CAVMAE__TRY(
+        cavmae__apply_norm(pass, norms, streams, width, x2, pass->narrow, pass->dtype, keep->mean2, keep->rstd2));
+    CAVMAE__TRY(cavmae__apply_linear(pass, first + CAVMAE__FC1, rows, pass->narrow, pass->dtype, NULL, keep->h,
+                                     pass->dtype, g));
     if (!out) return CAVMAE_OK;
     return cavmae__apply_linear(pass, first + CAVMAE__FC2, rows, g, pass->dtype, x2, out, CAVMAE_FLOAT32, NULL);
 }
 
-cavmae_status cavmae__layer_backward(const cavmae__pass *pass, int64_t first, int32_t width, int32_t heads, const cavmae__streams *streams,
-                                     const cavmae__activations *keep, float *dx) {
+cavmae_status cavmae__layer_backward(const cavmae__pass *pass, int64_t first, int32_t width, int32_t heads,
+                                     const cavmae__streams *streams, const cavmae__activations *keep, float *dx) {
     int64_t rows = streams->rows, norms[3];
     int32_t dtype = pass->dtype;
     void *y = pass->narrow, *dy = pass->narrow_gradient;
@@ -141,13 +161,17 @@ cavmae_status cavmae__layer_backward(const cavmae__pass *pass, int64_t first, in
 
     /* Norms' outputs are not kept: computing them again costs less than holding them. */
     layer_norms(first, CAVMAE__NORM2, streams, norms);
-    CAVMAE__TRY(cavmae__apply_linear_grad(pass, first + CAVMAE__FC2, rows, keep->g, dtype, dx, CAVMAE_FLOAT32, pass->wide, dtype, keep->h));
+    CAVMAE__TRY(cavmae__apply_linear_grad(pass, first + CAVMAE__FC2, rows, keep->g, dtype, dx, CAVMAE_FLOAT32,
+                                          pass->wide, dtype, keep->h));
     CAVMAE__TRY(cavmae__apply_norm(pass, norms, streams, width, keep->x2, y, dtype, NULL, NULL));
-    CAVMAE__TRY(cavmae__apply_linear_grad(pass, first + CAVMAE__FC1, rows, y, dtype, pass->wide, dtype, dy, dtype, NULL));
-    CAVMAE__TRY(cavmae__apply_norm_grad(pass, norms, streams, width, keep->x2, keep->mean2, keep->rstd2, dy, dtype, dx, dx));
+    CAVMAE__TRY(
+        cavmae__apply_linear_grad(pass, first + CAVMAE__FC1, rows, y, dtype, pass->wide, dtype, dy, dtype, NULL));
+    CAVMAE__TRY(
+        cavmae__apply_norm_grad(pass, norms, streams, width, keep->x2, keep->mean2, keep->rstd2, dy, dtype, dx, dx));
 
     layer_norms(first, CAVMAE__NORM1, streams, norms);
-    CAVMAE__TRY(cavmae__apply_linear_grad(pass, first + CAVMAE__PROJ, rows, keep->o, dtype, dx, CAVMAE_FLOAT32, dy, dtype, NULL));
+    CAVMAE__TRY(cavmae__apply_linear_grad(pass, first + CAVMAE__PROJ, rows, keep->o, dtype, dx, CAVMAE_FLOAT32, dy,
+                                          dtype, NULL));
     cavmae__attention attention = describe_attention(pass, width, heads, streams);
     attention.qkv = keep->qkv;
     attention.o = keep->o;
@@ -156,7 +180,8 @@ cavmae_status cavmae__layer_backward(const cavmae__pass *pass, int64_t first, in
     attention.dqkv = pass->wide;
     CAVMAE__TRY(pass->backend->ops->attention_grad(pass->backend, &attention));
     CAVMAE__TRY(cavmae__apply_norm(pass, norms, streams, width, keep->x1, y, dtype, NULL, NULL));
-    CAVMAE__TRY(cavmae__apply_linear_grad(pass, first + CAVMAE__QKV, rows, y, dtype, pass->wide, dtype, dy, dtype, NULL));
+    CAVMAE__TRY(
+        cavmae__apply_linear_grad(pass, first + CAVMAE__QKV, rows, y, dtype, pass->wide, dtype, dy, dtype, NULL));
     return cavmae__apply_norm_grad(pass, norms, streams, width, keep->x1, keep->mean1, keep->rstd1, dy, dtype, dx, dx);
 }
 
@@ -169,7 +194,8 @@ cavmae_status cavmae__stack_forward(const cavmae__pass *pass, const cavmae__stac
     for (int64_t i = 0; i < stack->depth; i++) {
         const cavmae__activations *keep = pass->gradients ? &stack->keep[i] : &in_place;
         float *next = pass->gradients && i + 1 < stack->depth ? stack->keep[i + 1].x1 : out;
-        CAVMAE__TRY(cavmae__layer_forward(pass, stack->first + i * CAVMAE__LAYER_PARAMETERS, stack->width, stack->heads, stack->streams, keep, next));
+        CAVMAE__TRY(cavmae__layer_forward(pass, stack->first + i * CAVMAE__LAYER_PARAMETERS, stack->width, stack->heads,
+                                          stack->streams, keep, next));
     }
     return CAVMAE_OK;
 }
@@ -177,8 +203,11 @@ cavmae_status cavmae__stack_forward(const cavmae__pass *pass, const cavmae__stac
 cavmae_status cavmae__stack_backward(const cavmae__pass *pass, const cavmae__stack *stack, float *dx) {
     for (int64_t i = stack->depth; i-- > 0;) {
         int64_t first = stack->first + i * CAVMAE__LAYER_PARAMETERS;
-        if (stack->recompute) CAVMAE__TRY(cavmae__layer_forward(pass, first, stack->width, stack->heads, stack->streams, &stack->keep[i], NULL));
-        CAVMAE__TRY(cavmae__layer_backward(pass, first, stack->width, stack->heads, stack->streams, &stack->keep[i], dx));
+        if (stack->recompute)
+            CAVMAE__TRY(
+                cavmae__layer_forward(pass, first, stack->width, stack->heads, stack->streams, &stack->keep[i], NULL));
+        CAVMAE__TRY(
+            cavmae__layer_backward(pass, first, stack->width, stack->heads, stack->streams, &stack->keep[i], dx));
     }
     return CAVMAE_OK;
 }

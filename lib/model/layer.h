@@ -13,10 +13,10 @@ typedef struct cavmae__pass {
     cavmae__backend *backend;
     const cavmae__parameters *list;
     const float *const *values;
-    float *gradients;       /* flat, NULL in a pass without backward */
-    uint8_t *has_gradient;  /* [list->count] host: set where a gradient was written */
-    int32_t accumulate;     /* 1: gradients are added to */
-    int32_t dtype;          /* of activations between products */
+    float *gradients;      /* flat, NULL in a pass without backward */
+    uint8_t *has_gradient; /* [list->count] host: set where a gradient was written */
+    int32_t accumulate;    /* 1: gradients are added to */
+    int32_t dtype;         /* of activations between products */
     float eps;
     double mlp_ratio;
     void *narrow, *narrow_gradient; /* [rows, width] of dtype */
@@ -28,7 +28,7 @@ typedef struct cavmae__pass {
 typedef struct cavmae__streams {
     int64_t rows;
     int32_t groups;
-    int32_t stream[3];     /* of each group: 0 default, 1 audio, 2 visual */
+    int32_t stream[3]; /* of each group: 0 default, 1 audio, 2 visual */
     int64_t group_rows[3];
     cavmae__segments segments;
 } cavmae__streams;
@@ -40,16 +40,17 @@ typedef struct cavmae__activations {
 } cavmae__activations;
 
 /* Lays out what is kept of `rows` rows: all but x1. */
-void cavmae__layer_keep(cavmae__arena *arena, const cavmae__pass *pass, int64_t rows, int64_t width, int64_t heads, cavmae__activations *keep);
+void cavmae__layer_keep(cavmae__arena *arena, const cavmae__pass *pass, int64_t rows, int64_t width, int64_t heads,
+                        cavmae__activations *keep);
 
 /* first: index of the layer's first parameter. out NULL: everything up to the last product, which is what a backward
  * pass that recomputes needs. */
-cavmae_status cavmae__layer_forward(const cavmae__pass *pass, int64_t first, int32_t width, int32_t heads, const cavmae__streams *streams,
-                                    const cavmae__activations *keep, float *out);
+cavmae_status cavmae__layer_forward(const cavmae__pass *pass, int64_t first, int32_t width, int32_t heads,
+                                    const cavmae__streams *streams, const cavmae__activations *keep, float *out);
 
 /* dx [rows, width]: the gradient of out, becomes that of x1. */
-cavmae_status cavmae__layer_backward(const cavmae__pass *pass, int64_t first, int32_t width, int32_t heads, const cavmae__streams *streams,
-                                     const cavmae__activations *keep, float *dx);
+cavmae_status cavmae__layer_backward(const cavmae__pass *pass, int64_t first, int32_t width, int32_t heads,
+                                     const cavmae__streams *streams, const cavmae__activations *keep, float *dx);
 
 /* A stack of `depth` layers. keep [depth]: what each keeps. In a pass without backward nothing is, and the residual stream
  * stays in the output's buffer from layer to layer. */
@@ -66,15 +67,17 @@ cavmae_status cavmae__stack_forward(const cavmae__pass *pass, const cavmae__stac
 cavmae_status cavmae__stack_backward(const cavmae__pass *pass, const cavmae__stack *stack, float *dx);
 
 /* The parts, for what lies outside the layers. index: of the weight; the bias follows. */
-cavmae_status cavmae__apply_linear(const cavmae__pass *pass, int64_t index, int64_t rows, const void *x, int32_t x_dtype,
-                                   const float *residual, void *y, int32_t y_dtype, void *gelu);
-cavmae_status cavmae__apply_linear_grad(const cavmae__pass *pass, int64_t index, int64_t rows, const void *x, int32_t x_dtype, const void *dy,
-                                        int32_t dy_dtype, void *dx, int32_t dx_dtype, const void *gelu_input);
+cavmae_status cavmae__apply_linear(const cavmae__pass *pass, int64_t index, int64_t rows, const void *x,
+                                   int32_t x_dtype, const float *residual, void *y, int32_t y_dtype, void *gelu);
+cavmae_status cavmae__apply_linear_grad(const cavmae__pass *pass, int64_t index, int64_t rows, const void *x,
+                                        int32_t x_dtype, const void *dy, int32_t dy_dtype, void *dx, int32_t dx_dtype,
+                                        const void *gelu_input);
 /* norms [groups]: index of each group's weight. */
-cavmae_status cavmae__apply_norm(const cavmae__pass *pass, const int64_t *norms, const cavmae__streams *streams, int32_t width, const float *x,
-                                 void *y, int32_t y_dtype, float *mean, float *rstd);
-cavmae_status cavmae__apply_norm_grad(const cavmae__pass *pass, const int64_t *norms, const cavmae__streams *streams, int32_t width, const float *x,
-                                      float *mean, float *rstd, const void *dy, int32_t dy_dtype, const float *add, float *dx);
+cavmae_status cavmae__apply_norm(const cavmae__pass *pass, const int64_t *norms, const cavmae__streams *streams,
+                                 int32_t width, const float *x, void *y, int32_t y_dtype, float *mean, float *rstd);
+cavmae_status cavmae__apply_norm_grad(const cavmae__pass *pass, const int64_t *norms, const cavmae__streams *streams,
+                                      int32_t width, const float *x, float *mean, float *rstd, const void *dy,
+                                      int32_t dy_dtype, const float *add, float *dx);
 
 /* Where the gradient of parameter `index` goes; marks it as there. */
 float *cavmae__gradient(const cavmae__pass *pass, int64_t index);

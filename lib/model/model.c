@@ -52,7 +52,8 @@ cavmae_status cavmae__model_own(cavmae_model *model) {
     cavmae_status status = backend->ops->zero(backend, flat, size);
     for (int64_t i = 0; i < list->count && status == CAVMAE_OK; i++)
         if (model->values[i])
-            status = backend->ops->upload(backend, flat + list->items[i].offset, model->values[i], (size_t)list->items[i].elements * sizeof(float));
+            status = backend->ops->upload(backend, flat + list->items[i].offset, model->values[i],
+                                          (size_t)list->items[i].elements * sizeof(float));
     if (status != CAVMAE_OK) {
         backend->ops->free(backend, flat);
         return status;
@@ -66,7 +67,8 @@ cavmae_status cavmae__model_own(cavmae_model *model) {
 
 static cavmae_status upload_parameter(cavmae_model *model, int64_t index, const float *values) {
     const cavmae__parameter *p = &model->list.items[index];
-    return model->backend->ops->upload(model->backend, model->flat + p->offset, values, (size_t)p->elements * sizeof(float));
+    return model->backend->ops->upload(model->backend, model->flat + p->offset, values,
+                                       (size_t)p->elements * sizeof(float));
 }
 
 cavmae_status cavmae__model_init(cavmae_model *model, int64_t index) {
@@ -103,8 +105,10 @@ cavmae_status cavmae_model_config(const cavmae_model *model, cavmae_config **out
 
 cavmae_status cavmae_model_set_dtype(cavmae_model *model, int32_t dtype) {
     if (!model) return cavmae__fail(CAVMAE_E_ARG, "model is NULL");
-    if (dtype != CAVMAE_FLOAT32 && dtype != CAVMAE_BFLOAT16) return cavmae__fail(CAVMAE_E_ARG, "model: dtype %d is neither float32 nor bfloat16", dtype);
-    CAVMAE__TRY(cavmae_config_set_str(model->config, CAVMAE_P_DTYPE, dtype == CAVMAE_BFLOAT16 ? "bfloat16" : "float32"));
+    if (dtype != CAVMAE_FLOAT32 && dtype != CAVMAE_BFLOAT16)
+        return cavmae__fail(CAVMAE_E_ARG, "model: dtype %d is neither float32 nor bfloat16", dtype);
+    CAVMAE__TRY(
+        cavmae_config_set_str(model->config, CAVMAE_P_DTYPE, dtype == CAVMAE_BFLOAT16 ? "bfloat16" : "float32"));
     model->options.dtype = dtype;
     return CAVMAE_OK;
 }
@@ -138,7 +142,8 @@ cavmae_status cavmae_model_parameter(cavmae_model *model, const char *name, cavm
         const float *read;
         void *view;
     } pointer = {.read = model->values[index]};
-    CAVMAE__TRY(cavmae_tensor_wrap(model->context, pointer.view, CAVMAE_FLOAT32, p->dims, p->shape, release_model, model, out));
+    CAVMAE__TRY(
+        cavmae_tensor_wrap(model->context, pointer.view, CAVMAE_FLOAT32, p->dims, p->shape, release_model, model, out));
     cavmae__model_ref(model);
     return CAVMAE_OK;
 }
@@ -148,7 +153,8 @@ cavmae_status cavmae_model_set_parameter(cavmae_model *model, const char *name, 
     CAVMAE__TRY(find_parameter(model, name, &index));
     if (!values) return cavmae__fail(CAVMAE_E_ARG, "model: values for '%s' are NULL", name);
     if (elements != model->list.items[index].elements)
-        return cavmae__fail(CAVMAE_E_SHAPE, "model: '%s' has %lld elements, not %lld", name, (long long)model->list.items[index].elements, (long long)elements);
+        return cavmae__fail(CAVMAE_E_SHAPE, "model: '%s' has %lld elements, not %lld", name,
+                            (long long)model->list.items[index].elements, (long long)elements);
     CAVMAE__TRY(cavmae__model_own(model));
     return upload_parameter(model, index, values);
 }

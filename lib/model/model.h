@@ -32,8 +32,8 @@ cavmae_status cavmae__model_own(cavmae_model *model);
 cavmae_status cavmae__model_init(cavmae_model *model, int64_t index);
 
 /* Writes model and `extra` entries to `path`, with extra metadata. What checkpoints add to a model file. */
-cavmae_status cavmae__model_write(const cavmae_model *model, const char *path, const cavmae__entry *extra, int64_t extra_count,
-                                  const char *key, const char *value);
+cavmae_status cavmae__model_write(const cavmae_model *model, const char *path, const cavmae__entry *extra,
+                                  int64_t extra_count, const char *key, const char *value);
 
 /* As cavmae_model_load, from an open file; tensors whose names start with "optimizer." are not the model's. */
 cavmae_status cavmae__model_read(cavmae_context *context, cavmae_safetensors *file, const char *path, uint32_t flags,

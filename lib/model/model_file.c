@@ -8,8 +8,8 @@
 static const char config_key[] = "cavmae.config";
 static const char training_prefix[] = "optimizer."; /* what checkpoints add, and a model does not need */
 
-cavmae_status cavmae__model_write(const cavmae_model *model, const char *path, const cavmae__entry *extra, int64_t extra_count,
-                                  const char *key, const char *value) {
+cavmae_status cavmae__model_write(const cavmae_model *model, const char *path, const cavmae__entry *extra,
+                                  int64_t extra_count, const char *key, const char *value) {
     if (!model || !path) return cavmae__fail(CAVMAE_E_ARG, "model or path is NULL");
     const cavmae__parameters *list = &model->list;
     cavmae__entry *entries = NULL;
@@ -28,7 +28,8 @@ cavmae_status cavmae__model_write(const cavmae_model *model, const char *path, c
     }
     if (extra_count) memcpy(entries + list->count, extra, (size_t)extra_count * sizeof *extra);
     const char *const keys[] = {config_key, key}, *const values[] = {json, value};
-    CAVMAE__TRY_OUT(cavmae__safetensors_write(model->context, path, entries, list->count + extra_count, keys, values, key ? 2 : 1));
+    CAVMAE__TRY_OUT(
+        cavmae__safetensors_write(model->context, path, entries, list->count + extra_count, keys, values, key ? 2 : 1));
 out:
     cavmae__free(model->context, json);
     cavmae__free(model->context, entries);
@@ -40,14 +41,16 @@ cavmae_status cavmae_model_save(const cavmae_model *model, const char *path) {
 }
 
 static int same_shape(const cavmae__entry *entry, const cavmae__parameter *p) {
-    return entry->dtype == CAVMAE_FLOAT32 && entry->dims == p->dims && memcmp(entry->shape, p->shape, (size_t)p->dims * sizeof p->shape[0]) == 0;
+    return entry->dtype == CAVMAE_FLOAT32 && entry->dims == p->dims &&
+           memcmp(entry->shape, p->shape, (size_t)p->dims * sizeof p->shape[0]) == 0;
 }
 
 /* Compares the file's tensors with the model's. `first` is the sentence about the first that does not fit. */
-static void compare(const cavmae_model *model, const cavmae_safetensors *file, const char *path, cavmae_load_report *report, char *first, size_t size) {
+static void compare(const cavmae_model *model, const cavmae_safetensors *file, const char *path,
+                    cavmae_load_report *report, char *first, size_t size) {
     cavmae_context *context = model->context;
     first[0] = 0;
-#define NOTE(...)                                                                                                       \
+#define NOTE(...)                                                                                                      \
     do {                                                                                                               \
         cavmae__log(context, CAVMAE_LOG_INFO, __VA_ARGS__);                                                            \
         if (!first[0]) snprintf(first, size, __VA_ARGS__);                                                             \
@@ -60,15 +63,19 @@ static void compare(const cavmae_model *model, const cavmae_safetensors *file, c
             NOTE("%s: parameter '%s' is missing", path, p->name);
         } else if (!same_shape(entry, p)) {
             report->misshaped++;
-            NOTE("%s: tensor '%s' is %s with %d dimensions of %lld, ... elements; the model's is float32 with %d of %lld, ...", path, p->name,
-                 cavmae__dtype_name(entry->dtype), entry->dims, (long long)(entry->dims ? entry->shape[0] : 0), p->dims, (long long)p->shape[0]);
+            NOTE("%s: tensor '%s' is %s with %d dimensions of %lld, ... elements; the model's is float32 with %d of "
+                 "%lld, ...",
+                 path, p->name, cavmae__dtype_name(entry->dtype), entry->dims,
+                 (long long)(entry->dims ? entry->shape[0] : 0), p->dims, (long long)p->shape[0]);
         } else {
             report->matched++;
         }
     }
     for (int64_t i = 0; i < cavmae_safetensors_count(file); i++) {
         const char *name = cavmae_safetensors_name(file, i);
-        if (strncmp(name, training_prefix, sizeof training_prefix - 1) == 0 || cavmae__parameters_find(&model->list, name) >= 0) continue;
+        if (strncmp(name, training_prefix, sizeof training_prefix - 1) == 0 ||
+            cavmae__parameters_find(&model->list, name) >= 0)
+            continue;
         report->unexpected++;
         NOTE("%s: tensor '%s' is none of the model's", path, name);
     }
@@ -80,8 +87,10 @@ static cavmae_status judge(const char *path, uint32_t flags, const cavmae_load_r
     int refused = report->misshaped || (report->missing && !(flags & CAVMAE_LOAD_ALLOW_MISSING)) ||
                   (report->unexpected && !(flags & CAVMAE_LOAD_ALLOW_UNEXPECTED));
     if (!refused) return CAVMAE_OK;
-    return cavmae__fail(CAVMAE_E_MISMATCH, "%s: %lld tensors match, %lld are missing, %lld unexpected, %lld of another shape; first: %s", path,
-                        (long long)report->matched, (long long)report->missing, (long long)report->unexpected, (long long)report->misshaped, first);
+    return cavmae__fail(CAVMAE_E_MISMATCH,
+                        "%s: %lld tensors match, %lld are missing, %lld unexpected, %lld of another shape; first: %s",
+                        path, (long long)report->matched, (long long)report->missing, (long long)report->unexpected,
+                        (long long)report->misshaped, first);
 }
 
 /* Points the model at the file's tensors where the device can read them there, else copies. */
@@ -103,15 +112,17 @@ static cavmae_status take_values(cavmae_model *model, cavmae_safetensors *file) 
     return CAVMAE_OK;
 }
 
-cavmae_status cavmae__model_read(cavmae_context *context, cavmae_safetensors *file, const char *path, uint32_t flags, cavmae_load_report *report,
-                                 cavmae_model **out) {
+cavmae_status cavmae__model_read(cavmae_context *context, cavmae_safetensors *file, const char *path, uint32_t flags,
+                                 cavmae_load_report *report, cavmae_model **out) {
     cavmae_config *config = NULL;
     cavmae_model *model = NULL;
     cavmae_load_report counts = {0};
     char first[256];
     cavmae_status status = CAVMAE_OK;
     const char *json = cavmae_safetensors_metadata(file, config_key);
-    if (!json) return cavmae__fail(CAVMAE_E_FORMAT, "%s: no metadata '%s': not a model file of this library", path, config_key);
+    if (!json)
+        return cavmae__fail(CAVMAE_E_FORMAT, "%s: no metadata '%s': not a model file of this library", path,
+                            config_key);
     status = cavmae__config_from_json(context, json, &config);
     if (status == CAVMAE_OK) status = cavmae__model_allocate(config, &model);
     if (status != CAVMAE_OK) {
@@ -130,7 +141,8 @@ out:
     return status;
 }
 
-cavmae_status cavmae_model_load(cavmae_context *context, const char *path, uint32_t flags, cavmae_load_report *report, cavmae_model **out) {
+cavmae_status cavmae_model_load(cavmae_context *context, const char *path, uint32_t flags, cavmae_load_report *report,
+                                cavmae_model **out) {
     cavmae_safetensors *file;
     cavmae_load_report unused;
     if (!context || !path || !out) return cavmae__fail(CAVMAE_E_ARG, "model: context, path or out is NULL");
@@ -150,7 +162,8 @@ cavmae_status cavmae__model_restore(cavmae_model *model, const cavmae_safetensor
     for (int64_t i = 0; i < model->list.count; i++) {
         const cavmae__parameter *p = &model->list.items[i];
         const void *data = cavmae__safetensors_find(file, p->name)->data;
-        CAVMAE__TRY(model->backend->ops->upload(model->backend, model->flat + p->offset, data, (size_t)p->elements * sizeof(float)));
+        CAVMAE__TRY(model->backend->ops->upload(model->backend, model->flat + p->offset, data,
+                                                (size_t)p->elements * sizeof(float)));
     }
     return CAVMAE_OK;
 }

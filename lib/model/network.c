@@ -7,8 +7,8 @@
 
 static int64_t largest(int64_t a, int64_t b) { return a > b ? a : b; }
 
-static void layout_stack(cavmae__arena *device, const cavmae__pass *pass, cavmae__activations *keep, int64_t depth, int64_t rows, int64_t width,
-                         int64_t heads, const cavmae__activations *shared) {
+static void layout_stack(cavmae__arena *device, const cavmae__pass *pass, cavmae__activations *keep, int64_t depth,
+                         int64_t rows, int64_t width, int64_t heads, const cavmae__activations *shared) {
     if (!rows) return;
     for (int64_t i = 0; i < depth; i++) {
         if (shared)
@@ -20,8 +20,8 @@ static void layout_stack(cavmae__arena *device, const cavmae__pass *pass, cavmae
 }
 
 /* What is kept of one layer, as large as the largest needs it: recomputation goes through it layer by layer. */
-static void layout_shared(cavmae__arena *device, const cavmae__pass *pass, const cavmae__options *o, int64_t encoder_rows, int64_t decoder_rows,
-                          cavmae__activations *shared) {
+static void layout_shared(cavmae__arena *device, const cavmae__pass *pass, const cavmae__options *o,
+                          int64_t encoder_rows, int64_t decoder_rows, cavmae__activations *shared) {
     cavmae__arena encoder = {0}, decoder = {0};
     cavmae__layer_keep(&encoder, pass, encoder_rows, o->embed_dim, o->num_heads, shared);
     cavmae__layer_keep(&decoder, pass, decoder_rows, o->decoder_dim, o->decoder_heads, shared);
@@ -34,17 +34,20 @@ static void layout_shared(cavmae__arena *device, const cavmae__pass *pass, const
 }
 
 static int64_t joint_rows(const cavmae__extent *e) {
-    return (e->streams & CAVMAE__STREAM_BOTH ? e->visible[0] + e->visible[1] : 0) + (e->streams & CAVMAE__STREAM_A ? e->visible[0] : 0) +
-           (e->streams & CAVMAE__STREAM_V ? e->visible[1] : 0);
+    return (e->streams & CAVMAE__STREAM_BOTH ? e->visible[0] + e->visible[1] : 0) +
+           (e->streams & CAVMAE__STREAM_A ? e->visible[0] : 0) + (e->streams & CAVMAE__STREAM_V ? e->visible[1] : 0);
 }
 
 static void layout(cavmae__network *n, const cavmae__options *o, cavmae__arena *device, cavmae__arena *host) {
     const cavmae__extent *e = &n->extent;
     const cavmae__pass *pass = &n->pass;
     size_t size = cavmae__dtype_size(pass->dtype);
-    int64_t encoder = e->visible[0] + e->visible[1], joint = joint_rows(e), decoder = e->decode ? e->tokens[0] + e->tokens[1] : 0;
-    int64_t hidden = (int64_t)((double)o->embed_dim * o->mlp_ratio), decoder_hidden = (int64_t)((double)o->decoder_dim * o->mlp_ratio);
-    int64_t patch = o->patch_size * o->patch_size, channels[2] = {1, o->image_channels}, D = o->embed_dim, Dd = o->decoder_dim;
+    int64_t encoder = e->visible[0] + e->visible[1], joint = joint_rows(e),
+            decoder = e->decode ? e->tokens[0] + e->tokens[1] : 0;
+    int64_t hidden = (int64_t)((double)o->embed_dim * o->mlp_ratio),
+            decoder_hidden = (int64_t)((double)o->decoder_dim * o->mlp_ratio);
+    int64_t patch = o->patch_size * o->patch_size, channels[2] = {1, o->image_channels}, D = o->embed_dim,
+            Dd = o->decoder_dim;
     int64_t rows = largest(largest(e->visible[0], e->visible[1]), joint);
     const int pooled[2] = {e->pool && (e->streams & CAVMAE__STREAM_A), e->pool && (e->streams & CAVMAE__STREAM_V)};
 
@@ -53,7 +56,8 @@ static void layout(cavmae__network *n, const cavmae__options *o, cavmae__arena *
         cavmae__activations shared = {0};
         if (n->recompute) layout_shared(device, pass, o, rows, decoder, &shared);
         const cavmae__activations *slot = n->recompute ? &shared : NULL;
-        for (int m = 0; m < 2; m++) layout_stack(device, pass, n->encoder_keep[m], o->modality_depth, e->visible[m], D, o->num_heads, slot);
+        for (int m = 0; m < 2; m++)
+            layout_stack(device, pass, n->encoder_keep[m], o->modality_depth, e->visible[m], D, o->num_heads, slot);
         layout_stack(device, pass, n->joint_keep, o->joint_depth, joint, D, o->num_heads, slot);
         layout_stack(device, pass, n->decoder_keep, o->decoder_depth, decoder, Dd, o->decoder_heads, slot);
     }
@@ -64,7 +68,8 @@ static void layout(cavmae__network *n, const cavmae__options *o, cavmae__arena *
         if (pooled[m]) CAVMAE__TAKE(device, n->pooled[m], e->clips * D);
         if (e->decode) CAVMAE__TAKE(device, n->predicted[m], e->tokens[m] * patch * channels[m]);
     }
-    if (e->longest[0] > (o->mel_bins / o->patch_size) * (o->audio_frames / o->patch_size)) CAVMAE__TAKE(device, n->longer_positions, e->longest[0] * D);
+    if (e->longest[0] > (o->mel_bins / o->patch_size) * (o->audio_frames / o->patch_size))
+        CAVMAE__TAKE(device, n->longer_positions, e->longest[0] * D);
     if (e->decode) {
         CAVMAE__TAKE(device, n->decoder_in, encoder * D);
         CAVMAE__TAKE(device, n->decoder_embedded, encoder * Dd);
@@ -81,7 +86,8 @@ static void layout(cavmae__network *n, const cavmae__options *o, cavmae__arena *
             if (e->decode) CAVMAE__TAKE(device, n->d_predicted[m], e->tokens[m] * patch * channels[m]);
             if (pooled[m]) CAVMAE__TAKE(device, n->d_pooled[m], e->clips * D);
         }
-        for (int i = 0; i < 2; i++) CAVMAE__TAKE(device, n->gradient[i], largest(largest(encoder, joint) * D, decoder * Dd));
+        for (int i = 0; i < 2; i++)
+            CAVMAE__TAKE(device, n->gradient[i], largest(largest(encoder, joint) * D, decoder * Dd));
     }
     CAVMAE__TAKE(device, n->scalars, CAVMAE__SCALARS);
 
@@ -89,7 +95,8 @@ static void layout(cavmae__network *n, const cavmae__options *o, cavmae__arena *
     int64_t wide_width = largest(largest(hidden, 4 * D), largest(patch, patch * o->image_channels));
     n->pass.narrow = cavmae__arena_take(device, narrow, size);
     if (e->backward) n->pass.narrow_gradient = cavmae__arena_take(device, narrow, size);
-    n->pass.wide = cavmae__arena_take(device, largest(rows * wide_width, decoder * largest(decoder_hidden, 4 * Dd)), size);
+    n->pass.wide =
+        cavmae__arena_take(device, largest(rows * wide_width, decoder * largest(decoder_hidden, 4 * Dd)), size);
 }
 
 static int64_t largest_weight(const cavmae__parameters *list) {
@@ -100,23 +107,30 @@ static int64_t largest_weight(const cavmae__parameters *list) {
 }
 
 static cavmae__limits find_limits(const cavmae__options *o, const cavmae__extent *e, int64_t weight) {
-    int64_t hidden = (int64_t)((double)o->embed_dim * o->mlp_ratio), decoder_hidden = (int64_t)((double)o->decoder_dim * o->mlp_ratio);
+    int64_t hidden = (int64_t)((double)o->embed_dim * o->mlp_ratio),
+            decoder_hidden = (int64_t)((double)o->decoder_dim * o->mlp_ratio);
     int64_t patch = o->patch_size * o->patch_size * o->image_channels;
     int64_t tokens = e->tokens[0] + e->tokens[1];
-    cavmae__limits limits = {.rows = largest(joint_rows(e), largest(e->visible[0] + e->visible[1], e->decode ? tokens : 0)),
-                             .width = (int32_t)largest(largest(hidden, 3 * o->embed_dim), largest(largest(decoder_hidden, 3 * o->decoder_dim), patch)),
-                             .weight = weight,
-                             .heads = (int32_t)largest(o->num_heads, o->decoder_heads),
-                             .longest = e->longest[0] + e->longest[1],
-                             .head_dim = (int32_t)largest(o->embed_dim / o->num_heads, o->decoder_dim / o->decoder_heads),
-                             .clips = e->clips,
-                             .tokens = e->longest[0] + e->longest[1],
-                             .backward = e->backward};
+    cavmae__limits limits = {
+        .rows = largest(joint_rows(e), largest(e->visible[0] + e->visible[1], e->decode ? tokens : 0)),
+        .width = (int32_t)largest(largest(hidden, 3 * o->embed_dim),
+                                  largest(largest(decoder_hidden, 3 * o->decoder_dim), patch)),
+        .weight = weight,
+        .heads = (int32_t)largest(o->num_heads, o->decoder_heads),
+        .longest = e->longest[0] + e->longest[1],
+        .head_dim = (int32_t)largest(o->embed_dim / o->num_heads, o->decoder_dim / o->decoder_heads),
+        .clips = e->clips,
+        .tokens = e->longest[0] + e->longest[1],
+        .backward = e->backward};
     return limits;
 }
 
 static cavmae__pass make_pass(cavmae_context *context, cavmae__backend *backend, const cavmae__options *o) {
-    return (cavmae__pass){.context = context, .backend = backend, .dtype = (int32_t)o->dtype, .eps = (float)o->layer_norm_eps, .mlp_ratio = o->mlp_ratio};
+    return (cavmae__pass){.context = context,
+                          .backend = backend,
+                          .dtype = (int32_t)o->dtype,
+                          .eps = (float)o->layer_norm_eps,
+                          .mlp_ratio = o->mlp_ratio};
 }
 
 /* Lists of what each layer keeps: needed by the walk that only measures, too. */
@@ -131,11 +145,13 @@ static cavmae_status allocate_keep(cavmae_context *context, const cavmae__option
     return CAVMAE_OK;
 }
 
-static cavmae_status measure(cavmae__network *n, const cavmae__options *o, int64_t weight, size_t *device_size, size_t *host_size, size_t *workspace) {
+static cavmae_status measure(cavmae__network *n, const cavmae__options *o, int64_t weight, size_t *device_size,
+                             size_t *host_size, size_t *workspace) {
     cavmae__arena device = {0}, host = {0};
     layout(n, o, &device, &host);
     if (device.used == SIZE_MAX || host.used == SIZE_MAX || n->extent.tokens[0] + n->extent.tokens[1] > INT32_MAX / 4)
-        return cavmae__fail(CAVMAE_E_NOMEM, "network: a batch of %d clips needs more memory than can be addressed", n->extent.clips);
+        return cavmae__fail(CAVMAE_E_NOMEM, "network: a batch of %d clips needs more memory than can be addressed",
+                            n->extent.clips);
     cavmae__limits limits = find_limits(o, &n->extent, weight);
     *device_size = device.used;
     *host_size = host.used;
@@ -143,7 +159,8 @@ static cavmae_status measure(cavmae__network *n, const cavmae__options *o, int64
     return CAVMAE_OK;
 }
 
-cavmae_status cavmae__network_size(cavmae_context *context, const cavmae__options *options, const cavmae__extent *extent, size_t *activations, size_t *workspace) {
+cavmae_status cavmae__network_size(cavmae_context *context, const cavmae__options *options,
+                                   const cavmae__extent *extent, size_t *activations, size_t *workspace) {
     cavmae__network network = {.extent = *extent, .recompute = (int32_t)options->recompute};
     cavmae__parameters list;
     cavmae__backend *backend;
@@ -159,7 +176,8 @@ cavmae_status cavmae__network_size(cavmae_context *context, const cavmae__option
     return status;
 }
 
-cavmae_status cavmae__network_create(cavmae_model *model, const cavmae__extent *extent, int32_t recompute, cavmae__network **out) {
+cavmae_status cavmae__network_create(cavmae_model *model, const cavmae__extent *extent, int32_t recompute,
+                                     cavmae__network **out) {
     cavmae_context *context = model->context;
     cavmae__backend *backend = model->backend;
     const cavmae__options *o = &model->options;
@@ -216,7 +234,8 @@ static cavmae_status lengthen_positions(cavmae__network *n, int32_t columns) {
     float *table;
     CAVMAE__TRY(CAVMAE__NEW(n->pass.context, &table, elements));
     cavmae__sincos_2d(p->shape[2], p->grid_rows, columns, table);
-    cavmae_status status = n->pass.backend->ops->upload(n->pass.backend, n->longer_positions, table, (size_t)elements * sizeof *table);
+    cavmae_status status =
+        n->pass.backend->ops->upload(n->pass.backend, n->longer_positions, table, (size_t)elements * sizeof *table);
     cavmae__free(n->pass.context, table);
     return status;
 }

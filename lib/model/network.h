@@ -20,9 +20,9 @@ typedef struct cavmae__network {
     cavmae__activations *keep, *encoder_keep[2], *joint_keep, *decoder_keep;
 
     /* Device buffers; those that only some tasks need are NULL in the others. */
-    float *encoded;          /* [encoder, D] the encoders' outputs */
-    float *joint;            /* [joint, D] the joint layers' output; without backward their input too */
-    float *joint_normed;     /* [joint, D] */
+    float *encoded;      /* [encoder, D] the encoders' outputs */
+    float *joint;        /* [joint, D] the joint layers' output; without backward their input too */
+    float *joint_normed; /* [joint, D] */
     float *joint_mean, *joint_rstd;
     float *pooled[2];        /* [clips, D] of the single streams */
     float *longer_positions; /* [rows * columns, D] a table for clips longer than the model's */
@@ -31,17 +31,19 @@ typedef struct cavmae__network {
     float *decoded;          /* [decoder, Dd] the decoder layers' output */
     float *decoded_normed;   /* [decoder, Dd] */
     float *decoded_mean, *decoded_rstd;
-    float *predictor_in;     /* [tokens, Dd] */
-    float *predicted[2];     /* [tokens of m, p * p * C] */
+    float *predictor_in; /* [tokens, Dd] */
+    float *predicted[2]; /* [tokens of m, p * p * C] */
     float *d_predicted[2], *d_pooled[2];
-    float *gradient[2];      /* two buffers as large as any residual stream, for going back */
-    double *scalars;         /* [CAVMAE__SCALARS] */
+    float *gradient[2]; /* two buffers as large as any residual stream, for going back */
+    double *scalars;    /* [CAVMAE__SCALARS] */
 } cavmae__network;
 
 /* Sizes of what a network takes, without a model or a device; `workspace` is asked of the backend. */
-cavmae_status cavmae__network_size(cavmae_context *context, const cavmae__options *options, const cavmae__extent *extent, size_t *activations, size_t *workspace);
+cavmae_status cavmae__network_size(cavmae_context *context, const cavmae__options *options,
+                                   const cavmae__extent *extent, size_t *activations, size_t *workspace);
 
-cavmae_status cavmae__network_create(cavmae_model *model, const cavmae__extent *extent, int32_t recompute, cavmae__network **out);
+cavmae_status cavmae__network_create(cavmae_model *model, const cavmae__extent *extent, int32_t recompute,
+                                     cavmae__network **out);
 void cavmae__network_free(cavmae__network *network); /* the model is not owned */
 
 /* The batch's rows: lists on both sides. Inputs (device) are set in network->source[m].data. */
@@ -51,7 +53,8 @@ cavmae_status cavmae__network_batch(cavmae__network *network, const cavmae__batc
 cavmae_status cavmae__network_encode(cavmae__network *network);
 cavmae_status cavmae__network_pool(cavmae__network *network);
 /* Predictions and reconstruction losses; removed[m]: masked tokens of each modality. Scalars get the losses. */
-cavmae_status cavmae__network_decode(cavmae__network *network, const int64_t removed[2], double weight, int32_t norm_pix);
+cavmae_status cavmae__network_decode(cavmae__network *network, const int64_t removed[2], double weight,
+                                     int32_t norm_pix);
 /* The encoders' part of backward, from d_normed, the gradient of joint_normed where it was decoded. */
 cavmae_status cavmae__encoder_backward(cavmae__network *network, float *d_normed, float *spare);
 /* All gradients, from d_predicted and d_pooled to the patch embeddings. */

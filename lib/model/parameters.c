@@ -14,7 +14,8 @@ typedef struct builder {
     char prefix[40];
 } builder;
 
-static int64_t add(builder *b, const char *name, int32_t init, int32_t dims, int64_t d0, int64_t d1, int64_t d2, int64_t d3) {
+static int64_t add(builder *b, const char *name, int32_t init, int32_t dims, int64_t d0, int64_t d1, int64_t d2,
+                   int64_t d3) {
     cavmae__parameters *list = b->list;
     int64_t elements = d0 * (dims > 1 ? d1 : 1) * (dims > 2 ? d2 : 1) * (dims > 3 ? d3 : 1);
     if (list->items) {
@@ -35,7 +36,7 @@ static int64_t add(builder *b, const char *name, int32_t init, int32_t dims, int
 }
 
 static int64_t add_linear(builder *b, const char *name, int64_t in, int64_t out) {
-    char full[40];
+    char full[48];
     snprintf(full, sizeof full, "%s.weight", name);
     int64_t index = add(b, full, CAVMAE__INIT_MATRIX, 2, out, in, 0, 0);
     snprintf(full, sizeof full, "%s.bias", name);
@@ -44,7 +45,7 @@ static int64_t add_linear(builder *b, const char *name, int64_t in, int64_t out)
 }
 
 static int64_t add_norm(builder *b, const char *name, int64_t width) {
-    char full[40];
+    char full[48];
     snprintf(full, sizeof full, "%s.weight", name);
     int64_t index = add(b, full, CAVMAE__INIT_ONE, 1, width, 0, 0, 0);
     snprintf(full, sizeof full, "%s.bias", name);
@@ -77,7 +78,9 @@ static int64_t add_layers(builder *b, const char *name, int64_t depth, int64_t w
 }
 
 /* Both modalities' version of something; a single-modality model has -1 for the other. */
-#define FOR_MODALITIES(m) for (int m = 0; m < 2; m++) if (has[m])
+#define FOR_MODALITIES(m)                                                                                              \
+    for (int m = 0; m < 2; m++)                                                                                        \
+        if (has[m])
 
 static void walk(builder *b) {
     static const char suffix[] = "av";
@@ -87,7 +90,7 @@ static void walk(builder *b) {
     const int64_t rows[2] = {o->mel_bins / o->patch_size, o->image_size / o->patch_size};
     const int64_t columns[2] = {o->audio_frames / o->patch_size, o->image_size / o->patch_size};
     const int64_t channels[2] = {1, o->image_channels}, patch = o->patch_size * o->patch_size;
-    char name[40];
+    char name[32];
 #define NAMED(format, m) (snprintf(name, sizeof name, format, suffix[m]), name)
 
     for (int m = 0; m < 2; m++)
@@ -95,12 +98,17 @@ static void walk(builder *b) {
             list->decoder_positions[m] = list->decoder_pred[m] = list->norm[1 + m] = -1;
 
     FOR_MODALITIES(m) list->modality[m] = add(b, NAMED("modality_%c", m), CAVMAE__INIT_TOKEN, 3, 1, 1, o->embed_dim, 0);
-    FOR_MODALITIES(m) list->positions[m] = add_positions(b, NAMED("pos_embed_%c", m), o->embed_dim, rows[m], columns[m]);
+    FOR_MODALITIES(m)
+    list->positions[m] = add_positions(b, NAMED("pos_embed_%c", m), o->embed_dim, rows[m], columns[m]);
     list->mask_token = add(b, "mask_token", CAVMAE__INIT_TOKEN, 3, 1, 1, o->decoder_dim, 0);
-    FOR_MODALITIES(m) list->decoder_modality[m] = add(b, NAMED("decoder_modality_%c", m), CAVMAE__INIT_TOKEN, 3, 1, 1, o->decoder_dim, 0);
-    FOR_MODALITIES(m) list->decoder_positions[m] = add_positions(b, NAMED("decoder_pos_embed_%c", m), o->decoder_dim, rows[m], columns[m]);
+    FOR_MODALITIES(m)
+    list->decoder_modality[m] = add(b, NAMED("decoder_modality_%c", m), CAVMAE__INIT_TOKEN, 3, 1, 1, o->decoder_dim, 0);
+    FOR_MODALITIES(m)
+    list->decoder_positions[m] =
+        add_positions(b, NAMED("decoder_pos_embed_%c", m), o->decoder_dim, rows[m], columns[m]);
     FOR_MODALITIES(m) {
-        list->patch_embed[m] = add(b, NAMED("patch_embed_%c.proj.weight", m), CAVMAE__INIT_MATRIX, 4, o->embed_dim, channels[m], o->patch_size, o->patch_size);
+        list->patch_embed[m] = add(b, NAMED("patch_embed_%c.proj.weight", m), CAVMAE__INIT_MATRIX, 4, o->embed_dim,
+                                   channels[m], o->patch_size, o->patch_size);
         add(b, NAMED("patch_embed_%c.proj.bias", m), CAVMAE__INIT_ZERO, 1, o->embed_dim, 0, 0, 0);
     }
     FOR_MODALITIES(m) list->layers[m] = add_layers(b, NAMED("blocks_%c", m), o->modality_depth, o->embed_dim);
@@ -110,10 +118,12 @@ static void walk(builder *b) {
     list->decoder_embed = add_linear(b, "decoder_embed", o->embed_dim, o->decoder_dim);
     list->decoder_layers = add_layers(b, "decoder_blocks", o->decoder_depth, o->decoder_dim);
     list->decoder_norm = add_norm(b, "decoder_norm", o->decoder_dim);
-    FOR_MODALITIES(m) list->decoder_pred[m] = add_linear(b, NAMED("decoder_pred_%c", m), o->decoder_dim, patch * channels[m]);
+    FOR_MODALITIES(m)
+    list->decoder_pred[m] = add_linear(b, NAMED("decoder_pred_%c", m), o->decoder_dim, patch * channels[m]);
 }
 
-cavmae_status cavmae__parameters_create(cavmae_context *context, const cavmae__options *options, cavmae__parameters *out) {
+cavmae_status cavmae__parameters_create(cavmae_context *context, const cavmae__options *options,
+                                        cavmae__parameters *out) {
     cavmae__parameters list;
     memset(&list, 0, sizeof list);
     builder b = {.list = &list, .options = options};
@@ -169,19 +179,19 @@ void cavmae__parameter_init(const cavmae__parameter *p, uint64_t seed, float *va
         for (int64_t i = 0; i < n; i += 4) {
             uint32_t bits[4];
             cavmae__philox_block(&random, (uint32_t)(i / 4), bits);
-            for (int64_t k = 0; k < 4 && i + k < n; k++) values[i + k] = limit * ((float)(bits[k] >> 8) * 0x1p-23f - 1.0f);
+            for (int64_t k = 0; k < 4 && i + k < n; k++)
+                values[i + k] = limit * ((float)(bits[k] >> 8) * 0x1p-23f - 1.0f);
         }
         break;
     }
     case CAVMAE__INIT_TOKEN: /* normal(0, 0.02), by Box and Muller */
         for (int64_t i = 0; i < n; i++) {
-            double u = 1.0 - (double)cavmae__philox_uniform(&random, (uint64_t)(2 * i)), v = cavmae__philox_uniform(&random, (uint64_t)(2 * i + 1));
+            double u = 1.0 - (double)cavmae__philox_uniform(&random, (uint64_t)(2 * i)),
+                   v = cavmae__philox_uniform(&random, (uint64_t)(2 * i + 1));
             values[i] = (float)(0.02 * sqrt(-2 * log(u)) * cos(6.283185307179586 * v));
         }
         break;
-    case CAVMAE__INIT_POSITIONS:
-        cavmae__sincos_2d(p->shape[2], p->grid_rows, p->grid_columns, values);
-        break;
+    case CAVMAE__INIT_POSITIONS: cavmae__sincos_2d(p->shape[2], p->grid_rows, p->grid_columns, values); break;
     default:
         for (int64_t i = 0; i < n; i++) values[i] = p->init == CAVMAE__INIT_ONE ? 1.0f : 0.0f;
     }

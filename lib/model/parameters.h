@@ -8,7 +8,7 @@
 enum { CAVMAE__INIT_MATRIX, CAVMAE__INIT_ZERO, CAVMAE__INIT_ONE, CAVMAE__INIT_TOKEN, CAVMAE__INIT_POSITIONS };
 
 typedef struct cavmae__parameter {
-    char name[64];
+    char name[96];
     int32_t dims, init;
     int64_t shape[4], elements;
     int64_t offset;    /* in elements from the start of the flat buffer; multiples of 16, so that all are aligned */
@@ -36,10 +36,12 @@ typedef struct cavmae__parameters {
     int64_t count, elements, trainable_elements;
     int64_t flat_elements; /* length of the flat buffer, padding included */
     int64_t modality[2], positions[2], patch_embed[2], layers[2], joint_layers, norm[3] /* by stream */;
-    int64_t mask_token, decoder_modality[2], decoder_positions[2], decoder_embed, decoder_layers, decoder_norm, decoder_pred[2];
+    int64_t mask_token, decoder_modality[2], decoder_positions[2], decoder_embed, decoder_layers, decoder_norm,
+        decoder_pred[2];
 } cavmae__parameters;
 
-cavmae_status cavmae__parameters_create(cavmae_context *context, const cavmae__options *options, cavmae__parameters *out);
+cavmae_status cavmae__parameters_create(cavmae_context *context, const cavmae__options *options,
+                                        cavmae__parameters *out);
 void cavmae__parameters_free(cavmae_context *context, cavmae__parameters *parameters);
 
 /* Index by name, or -1. */

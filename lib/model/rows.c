@@ -10,8 +10,10 @@ static void layout_starts(cavmae__starts *starts, int64_t segments, cavmae__aren
 }
 
 void cavmae__rows_layout(cavmae__rows *rows, const cavmae__extent *extent, cavmae__arena *device, cavmae__arena *host) {
-    int64_t clips = extent->clips, encoder = extent->visible[0] + extent->visible[1], tokens = extent->tokens[0] + extent->tokens[1];
-    int64_t joint = (extent->streams & CAVMAE__STREAM_BOTH ? encoder : 0) + (extent->streams & CAVMAE__STREAM_A ? extent->visible[0] : 0) +
+    int64_t clips = extent->clips, encoder = extent->visible[0] + extent->visible[1],
+            tokens = extent->tokens[0] + extent->tokens[1];
+    int64_t joint = (extent->streams & CAVMAE__STREAM_BOTH ? encoder : 0) +
+                    (extent->streams & CAVMAE__STREAM_A ? extent->visible[0] : 0) +
                     (extent->streams & CAVMAE__STREAM_V ? extent->visible[1] : 0);
     for (int m = 0; m < 2; m++) {
         int64_t visible = extent->visible[m], all = extent->tokens[m];
@@ -47,7 +49,8 @@ static cavmae_status upload(const cavmae__pass *pass, void *device, const void *
     return size ? pass->backend->ops->upload(pass->backend, device, host, size) : CAVMAE_OK;
 }
 
-static cavmae_status finish_segments(const cavmae__pass *pass, const cavmae__starts *at, int32_t count, cavmae__segments *out) {
+static cavmae_status finish_segments(const cavmae__pass *pass, const cavmae__starts *at, int32_t count,
+                                     cavmae__segments *out) {
     int32_t longest = 0;
     for (int32_t i = 0; i < count; i++) {
         int32_t length = at->host[i + 1] - at->host[i];
@@ -57,7 +60,8 @@ static cavmae_status finish_segments(const cavmae__pass *pass, const cavmae__sta
     return upload(pass, at->device, at->host, (size_t)(count + 1) * sizeof *at->host);
 }
 
-static cavmae_status fill_modality(cavmae__rows *rows, int m, const cavmae__pass *pass, const cavmae__batch_rows *batch) {
+static cavmae_status fill_modality(cavmae__rows *rows, int m, const cavmae__pass *pass,
+                                   const cavmae__batch_rows *batch) {
     int64_t offset = 0;
     int32_t *tokens = rows->tokens_at[m].host, *visible = rows->visible_at[m].host;
     tokens[0] = visible[0] = 0;
@@ -74,13 +78,17 @@ static cavmae_status fill_modality(cavmae__rows *rows, int m, const cavmae__pass
     rows->table_columns[m] = batch->table_columns[m];
     CAVMAE__TRY(finish_segments(pass, &rows->tokens_at[m], batch->clips, &rows->tokens[m]));
     CAVMAE__TRY(finish_segments(pass, &rows->visible_at[m], batch->clips, &rows->visible[m]));
-    rows->encoder_streams[m] = (cavmae__streams){.rows = rows->visible_rows[m], .groups = 1, .group_rows = {rows->visible_rows[m]}, .segments = rows->visible[m]};
+    rows->encoder_streams[m] = (cavmae__streams){.rows = rows->visible_rows[m],
+                                                 .groups = 1,
+                                                 .group_rows = {rows->visible_rows[m]},
+                                                 .segments = rows->visible[m]};
     CAVMAE__TRY(upload(pass, rows->columns[m], rows->columns_host[m], (size_t)batch->clips * sizeof(int32_t)));
     return upload(pass, rows->offset[m], rows->offset_host[m], (size_t)batch->clips * sizeof(int64_t));
 }
 
 /* The joint encoder's streams, and which encoder row each joint row is a copy of. */
-static cavmae_status fill_joint(cavmae__rows *rows, const cavmae__extent *extent, const cavmae__pass *pass, int32_t clips) {
+static cavmae_status fill_joint(cavmae__rows *rows, const cavmae__extent *extent, const cavmae__pass *pass,
+                                int32_t clips) {
     static const int32_t bits[3] = {CAVMAE__STREAM_BOTH, CAVMAE__STREAM_A, CAVMAE__STREAM_V};
     int32_t *source = rows->staging, *start = rows->joint_at.host, segment = 0, row = 0;
     cavmae__streams *streams = &rows->joint_streams;
@@ -94,7 +102,8 @@ static cavmae_status fill_joint(cavmae__rows *rows, const cavmae__extent *extent
         int32_t before = row;
         for (int32_t i = 0; i < clips; i++) {
             for (int m = 0; m < 2; m++)
-                for (int32_t r = visible[m][i]; (s == 0 || s == 1 + m) && r < visible[m][i + 1]; r++) source[row++] = first[m] + r;
+                for (int32_t r = visible[m][i]; (s == 0 || s == 1 + m) && r < visible[m][i + 1]; r++)
+                    source[row++] = first[m] + r;
             start[++segment] = row;
         }
         rows->stream_rows[s] = row - before;
@@ -110,14 +119,16 @@ static cavmae_status fill_joint(cavmae__rows *rows, const cavmae__extent *extent
 }
 
 /* The way back: where each encoder row was copied to, in the stream of both and in its own. */
-static cavmae_status fill_joint_back(cavmae__rows *rows, const cavmae__extent *extent, const cavmae__pass *pass, int32_t clips) {
+static cavmae_status fill_joint_back(cavmae__rows *rows, const cavmae__extent *extent, const cavmae__pass *pass,
+                                     int32_t clips) {
     size_t size = (size_t)rows->encoder_rows * sizeof(int32_t);
     int32_t *back = rows->staging, first[2] = {0, (int32_t)rows->visible_rows[0]};
     for (int m = 0; m < 2; m++) {
         const int32_t *visible = rows->visible_at[m].host;
         for (int32_t i = 0; i < clips; i++) {
             int32_t shift = m == 0 ? rows->visible_at[1].host[i] : rows->visible_at[0].host[i + 1];
-            for (int32_t r = visible[i]; r < visible[i + 1]; r++) back[first[m] + r] = extent->streams & CAVMAE__STREAM_BOTH ? r + shift : -1;
+            for (int32_t r = visible[i]; r < visible[i + 1]; r++)
+                back[first[m] + r] = extent->streams & CAVMAE__STREAM_BOTH ? r + shift : -1;
         }
     }
     CAVMAE__TRY(upload(pass, rows->joint_back[0], back, size));
@@ -139,17 +150,20 @@ static cavmae_status fill_decoder(cavmae__rows *rows, const cavmae__pass *pass, 
         for (int m = 0; m < 2; m++) {
             for (int32_t i = 0; i < clips; i++) {
                 int32_t row = start[i] + (m ? tokens[0][i + 1] - tokens[0][i] : 0);
-                for (int32_t k = tokens[m][i]; k < tokens[m][i + 1]; k++, row++, token++) list[inverse ? row : token] = inverse ? token : row;
+                for (int32_t k = tokens[m][i]; k < tokens[m][i + 1]; k++, row++, token++)
+                    list[inverse ? row : token] = inverse ? token : row;
             }
         }
         CAVMAE__TRY(upload(pass, inverse ? rows->decoder_token : rows->decoder_row, list, size));
     }
     CAVMAE__TRY(finish_segments(pass, &rows->decoder_at, clips, &rows->decoder));
-    rows->decoder_streams = (cavmae__streams){.rows = rows->decoder_rows, .groups = 1, .group_rows = {rows->decoder_rows}, .segments = rows->decoder};
+    rows->decoder_streams = (cavmae__streams){
+        .rows = rows->decoder_rows, .groups = 1, .group_rows = {rows->decoder_rows}, .segments = rows->decoder};
     return CAVMAE_OK;
 }
 
-cavmae_status cavmae__rows_fill(cavmae__rows *rows, const cavmae__extent *extent, const cavmae__pass *pass, const cavmae__batch_rows *batch) {
+cavmae_status cavmae__rows_fill(cavmae__rows *rows, const cavmae__extent *extent, const cavmae__pass *pass,
+                                const cavmae__batch_rows *batch) {
     for (int m = 0; m < 2; m++) CAVMAE__TRY(fill_modality(rows, m, pass, batch));
     rows->encoder_rows = rows->visible_rows[0] + rows->visible_rows[1];
     rows->decoder_rows = rows->token_rows[0] + rows->token_rows[1];
@@ -158,7 +172,8 @@ cavmae_status cavmae__rows_fill(cavmae__rows *rows, const cavmae__extent *extent
     return extent->decode ? fill_decoder(rows, pass, batch->clips) : CAVMAE_OK;
 }
 
-cavmae_status cavmae__rows_index(cavmae__rows *rows, const cavmae__extent *extent, const cavmae__pass *pass, int masked) {
+cavmae_status cavmae__rows_index(cavmae__rows *rows, const cavmae__extent *extent, const cavmae__pass *pass,
+                                 int masked) {
     for (int m = 0; m < 2; m++) {
         if (!rows->token_rows[m]) continue;
         cavmae__index_tokens index = {.tokens = rows->tokens[m],

@@ -17,8 +17,8 @@ enum { CAVMAE__STREAM_BOTH = 1, CAVMAE__STREAM_A = 2, CAVMAE__STREAM_V = 4 }; /*
 typedef struct cavmae__extent {
     int32_t clips, streams;
     int32_t masked, pool, decode, backward; /* flags */
-    int64_t tokens[2], visible[2]; /* of all clips together */
-    int32_t longest[2];            /* tokens of one clip */
+    int64_t tokens[2], visible[2];          /* of all clips together */
+    int32_t longest[2];                     /* tokens of one clip */
 } cavmae__extent;
 
 /* Where segments start, on both sides. */
@@ -40,10 +40,10 @@ typedef struct cavmae__rows {
     int32_t *columns[2];
     int64_t *offset[2];
     /* Device. */
-    int32_t *joint_source;           /* [joint] encoder row */
-    int32_t *joint_back[2];          /* [encoder] rows in the joint streams, -1: none: in that of both, and in its own */
-    int32_t *decoder_row;            /* [tokens] */
-    int32_t *decoder_token;          /* [decoder] the inverse */
+    int32_t *joint_source;  /* [joint] encoder row */
+    int32_t *joint_back[2]; /* [encoder] rows in the joint streams, -1: none: in that of both, and in its own */
+    int32_t *decoder_row;   /* [tokens] */
+    int32_t *decoder_token; /* [decoder] the inverse */
 
     /* Host: what the above are made in. */
     int32_t *staging;
@@ -63,9 +63,11 @@ typedef struct cavmae__batch_rows {
     int64_t clip_stride[2]; /* elements of input for one grid column: where clips of different length start */
 } cavmae__batch_rows;
 
-cavmae_status cavmae__rows_fill(cavmae__rows *rows, const cavmae__extent *extent, const cavmae__pass *pass, const cavmae__batch_rows *batch);
+cavmae_status cavmae__rows_fill(cavmae__rows *rows, const cavmae__extent *extent, const cavmae__pass *pass,
+                                const cavmae__batch_rows *batch);
 
 /* Device lists from masks (masked 0: all visible). After the masks are in rows->mask. */
-cavmae_status cavmae__rows_index(cavmae__rows *rows, const cavmae__extent *extent, const cavmae__pass *pass, int masked);
+cavmae_status cavmae__rows_index(cavmae__rows *rows, const cavmae__extent *extent, const cavmae__pass *pass,
+                                 int masked);
 
 #endif

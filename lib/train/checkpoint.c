@@ -9,7 +9,7 @@
 #include "loader.h"
 #include "trainer.h"
 
-enum { NAME_SIZE = 96 };
+enum { NAME_SIZE = 112 };
 
 static const char training_key[] = "cavmae.training";
 
@@ -40,7 +40,9 @@ static int is_saved(const cavmae_trainer *t, const flat_set *set, int64_t i) {
 
 cavmae_status cavmae_checkpoint_save(cavmae_trainer *t, const cavmae_loader *loader, const char *path) {
     if (!t || !path) return cavmae__fail(CAVMAE_E_ARG, "checkpoint: trainer or path is NULL");
-    if (!t->optimizer) return cavmae__fail(CAVMAE_E_STATE, "checkpoint: the trainer has no optimizer; cavmae_model_save writes a model");
+    if (!t->optimizer)
+        return cavmae__fail(CAVMAE_E_STATE,
+                            "checkpoint: the trainer has no optimizer; cavmae_model_save writes a model");
     const cavmae__parameters *list = &t->model->list;
     training_state state = {.step = t->step, .updates = t->optimizer->updates, .accumulated = t->accumulated};
     if (loader) cavmae__loader_state(loader, &state.epoch, &state.position, &state.broken);
@@ -57,13 +59,17 @@ cavmae_status cavmae_checkpoint_save(cavmae_trainer *t, const cavmae_loader *loa
             const cavmae__parameter *p = &list->items[i];
             if (!is_saved(t, &sets[s], i)) continue;
             snprintf(names[count], NAME_SIZE, "%s%s", sets[s].prefix, p->name);
-            entries[count] = (cavmae__entry){.name = names[count], .data = sets[s].data + p->offset, .dtype = CAVMAE_FLOAT32, .dims = 1, .shape = {p->elements}};
+            entries[count] = (cavmae__entry){.name = names[count],
+                                             .data = sets[s].data + p->offset,
+                                             .dtype = CAVMAE_FLOAT32,
+                                             .dims = 1,
+                                             .shape = {p->elements}};
             count++;
         }
     }
     snprintf(json, sizeof json,
-             "{\"step\": %" PRId64 ", \"updates\": %" PRId64 ", \"accumulated\": %" PRId64 ", \"epoch\": %" PRId64 ", \"position\": %" PRId64
-             ", \"broken\": %" PRId64 "}",
+             "{\"step\": %" PRId64 ", \"updates\": %" PRId64 ", \"accumulated\": %" PRId64 ", \"epoch\": %" PRId64
+             ", \"position\": %" PRId64 ", \"broken\": %" PRId64 "}",
              state.step, state.updates, state.accumulated, state.epoch, state.position, state.broken);
     CAVMAE__TRY_OUT(cavmae__model_write(t->model, path, entries, count, training_key, json));
 out:
@@ -73,7 +79,8 @@ out:
 }
 
 static cavmae_status read_state(const char *path, const char *text, training_state *state) {
-    int64_t *const fields[FIELDS] = {&state->step, &state->updates, &state->accumulated, &state->epoch, &state->position, &state->broken};
+    int64_t *const fields[FIELDS] = {&state->step,  &state->updates,  &state->accumulated,
+                                     &state->epoch, &state->position, &state->broken};
     int seen = 0;
     cavmae__json json;
     cavmae__json_open(&json, text, strlen(text), path);
@@ -83,7 +90,8 @@ static cavmae_status read_state(const char *path, const char *text, training_sta
         int more, f;
         CAVMAE__TRY(cavmae__json_next(&json, CAVMAE__JSON_OBJECT, &name, &more));
         if (!more) break;
-        for (f = 0; f < FIELDS && !cavmae__json_is(&name, field_names[f]); f++) {}
+        for (f = 0; f < FIELDS && !cavmae__json_is(&name, field_names[f]); f++) {
+        }
         if (f == FIELDS) return cavmae__fail(CAVMAE_E_UNSUPPORTED, "%s: unknown field in '%s'", path, training_key);
         CAVMAE__TRY(cavmae__json_i64(&json, fields[f]));
         if (*fields[f] < 0) return cavmae__fail(CAVMAE_E_FORMAT, "%s: '%s' is negative", path, field_names[f]);
@@ -94,7 +102,8 @@ static cavmae_status read_state(const char *path, const char *text, training_sta
 }
 
 /* Every tensor of the sets must be there, as large as it has to be, before any is copied. */
-static cavmae_status check_sets(const cavmae_trainer *t, const cavmae_safetensors *file, const char *path, const flat_set *sets, int set_count) {
+static cavmae_status check_sets(const cavmae_trainer *t, const cavmae_safetensors *file, const char *path,
+                                const flat_set *sets, int set_count) {
     const cavmae__parameters *list = &t->model->list;
     char name[NAME_SIZE];
     for (int s = 0; s < set_count; s++) {
@@ -104,7 +113,8 @@ static cavmae_status check_sets(const cavmae_trainer *t, const cavmae_safetensor
             if (!entry && (sets[s].data == t->gradients || !list->items[i].trainable)) continue;
             if (!entry) return cavmae__fail(CAVMAE_E_MISMATCH, "%s: tensor '%s' is missing", path, name);
             if (entry->dtype != CAVMAE_FLOAT32 || entry->dims != 1 || entry->shape[0] != list->items[i].elements)
-                return cavmae__fail(CAVMAE_E_MISMATCH, "%s: tensor '%s' is not %lld float32 elements", path, name, (long long)list->items[i].elements);
+                return cavmae__fail(CAVMAE_E_MISMATCH, "%s: tensor '%s' is not %lld float32 elements", path, name,
+                                    (long long)list->items[i].elements);
         }
     }
     return CAVMAE_OK;
@@ -121,7 +131,8 @@ static cavmae_status copy_sets(cavmae_trainer *t, const cavmae_safetensors *file
             const cavmae__entry *entry = cavmae__safetensors_find(file, name);
             if (!entry) continue;
             if (sets[s].data == t->gradients) t->has_gradient[i] = 1;
-            CAVMAE__TRY(backend->ops->upload(backend, sets[s].data + list->items[i].offset, entry->data, (size_t)list->items[i].elements * sizeof(float)));
+            CAVMAE__TRY(backend->ops->upload(backend, sets[s].data + list->items[i].offset, entry->data,
+                                             (size_t)list->items[i].elements * sizeof(float)));
         }
     }
     return CAVMAE_OK;
@@ -132,15 +143,20 @@ cavmae_status cavmae_checkpoint_load(cavmae_trainer *t, cavmae_loader *loader, c
     training_state state;
     flat_set sets[3];
     if (!t || !path) return cavmae__fail(CAVMAE_E_ARG, "checkpoint: trainer or path is NULL");
-    if (!t->optimizer) return cavmae__fail(CAVMAE_E_STATE, "checkpoint: the trainer has no optimizer; cavmae_model_load reads the model");
+    if (!t->optimizer)
+        return cavmae__fail(CAVMAE_E_STATE,
+                            "checkpoint: the trainer has no optimizer; cavmae_model_load reads the model");
     CAVMAE__TRY(cavmae_safetensors_open(t->model->context, path, &file));
     cavmae_status status = CAVMAE_OK;
     const char *json = cavmae_safetensors_metadata(file, training_key);
-    if (!json) CAVMAE__TRY_OUT(cavmae__fail(CAVMAE_E_FORMAT, "%s: no metadata '%s': a model file, not a checkpoint", path, training_key));
+    if (!json)
+        CAVMAE__TRY_OUT(
+            cavmae__fail(CAVMAE_E_FORMAT, "%s: no metadata '%s': a model file, not a checkpoint", path, training_key));
     CAVMAE__TRY_OUT(read_state(path, json, &state));
     if (state.accumulated >= t->options.accumulate)
-        CAVMAE__TRY_OUT(cavmae__fail(CAVMAE_E_MISMATCH, "%s: saved after %lld batches of an update; key accumulate is %lld", path, (long long)state.accumulated,
-                                     (long long)t->options.accumulate));
+        CAVMAE__TRY_OUT(cavmae__fail(CAVMAE_E_MISMATCH,
+                                     "%s: saved after %lld batches of an update; key accumulate is %lld", path,
+                                     (long long)state.accumulated, (long long)t->options.accumulate));
     int set_count = find_sets(t, state.accumulated, sets);
     CAVMAE__TRY_OUT(check_sets(t, file, path, sets, set_count));
     CAVMAE__TRY_OUT(cavmae__model_restore(t->model, file, path));

@@ -49,11 +49,15 @@ out:
     return status;
 }
 
-cavmae_status cavmae_optimizer_group(cavmae_optimizer *optimizer, const char *prefix, double lr_factor, double weight_decay) {
+cavmae_status cavmae_optimizer_group(cavmae_optimizer *optimizer, const char *prefix, double lr_factor,
+                                     double weight_decay) {
     if (!optimizer || !prefix) return cavmae__fail(CAVMAE_E_ARG, "optimizer or prefix is NULL");
-    if (optimizer->updates) return cavmae__fail(CAVMAE_E_STATE, "optimizer: groups are set before the first step; %lld are done", (long long)optimizer->updates);
+    if (optimizer->updates)
+        return cavmae__fail(CAVMAE_E_STATE, "optimizer: groups are set before the first step; %lld are done",
+                            (long long)optimizer->updates);
     if (!(lr_factor >= 0) || !(weight_decay >= 0) || !isfinite(lr_factor) || !isfinite(weight_decay))
-        return cavmae__fail(CAVMAE_E_ARG, "optimizer: lr_factor %g and weight_decay %g must be finite and not negative", lr_factor, weight_decay);
+        return cavmae__fail(CAVMAE_E_ARG, "optimizer: lr_factor %g and weight_decay %g must be finite and not negative",
+                            lr_factor, weight_decay);
     const cavmae__parameters *list = &optimizer->model->list;
     int64_t found = 0;
     for (int64_t i = 0; i < list->count; i++) {
@@ -82,9 +86,12 @@ double cavmae__schedule(const cavmae__options *o, int64_t update) {
     return update <= o->warmup_steps ? lr * (double)update / (double)o->warmup_steps : lr;
 }
 
-static int same_group(const cavmae__group *a, const cavmae__group *b) { return a->lr_factor == b->lr_factor && a->weight_decay == b->weight_decay; }
+static int same_group(const cavmae__group *a, const cavmae__group *b) {
+    return a->lr_factor == b->lr_factor && a->weight_decay == b->weight_decay;
+}
 
-cavmae_status cavmae__optimizer_update(cavmae_optimizer *optimizer, const float *gradients, const uint8_t *has_gradient, double grad_scale) {
+cavmae_status cavmae__optimizer_update(cavmae_optimizer *optimizer, const float *gradients, const uint8_t *has_gradient,
+                                       double grad_scale) {
     cavmae_model *model = optimizer->model;
     const cavmae__parameters *list = &model->list;
     const cavmae__options *o = &optimizer->options;

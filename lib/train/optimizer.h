@@ -23,6 +23,7 @@ cavmae_optimizer *cavmae__optimizer_ref(cavmae_optimizer *optimizer);
 double cavmae__schedule(const cavmae__options *options, int64_t update);
 
 /* One update from a flat gradient; only parameters that have one are touched, as torch does with grad None. */
-cavmae_status cavmae__optimizer_update(cavmae_optimizer *optimizer, const float *gradients, const uint8_t *has_gradient, double grad_scale);
+cavmae_status cavmae__optimizer_update(cavmae_optimizer *optimizer, const float *gradients, const uint8_t *has_gradient,
+                                       double grad_scale);
 
 #endif

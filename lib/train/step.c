@@ -14,21 +14,26 @@ cavmae_status cavmae__trainer_check(cavmae_trainer *trainer, const cavmae_batch 
     const cavmae__options *o = &trainer->options;
     const float *inputs[2] = {batch->audio, batch->image};
     if (batch->count < 1 || batch->count > o->batch)
-        return cavmae__fail(CAVMAE_E_SHAPE, "batch: %d clips; the trainer takes 1 to %lld (key batch)", batch->count, (long long)o->batch);
+        return cavmae__fail(CAVMAE_E_SHAPE, "batch: %d clips; the trainer takes 1 to %lld (key batch)", batch->count,
+                            (long long)o->batch);
     for (int m = 0; m < 2; m++)
-        if (has_modality(o, m) && !inputs[m]) return cavmae__fail(CAVMAE_E_ARG, "batch: %s is NULL, and the model has that modality", names[m]);
+        if (has_modality(o, m) && !inputs[m])
+            return cavmae__fail(CAVMAE_E_ARG, "batch: %s is NULL, and the model has that modality", names[m]);
     for (int32_t i = 0; i < batch->count; i++) {
         int64_t frames = batch->audio_frames ? batch->audio_frames[i] : o->audio_frames;
         if (frames < o->patch_size || frames > o->audio_frames || frames % o->patch_size)
-            return cavmae__fail(CAVMAE_E_SHAPE, "batch: clip %d has %lld frames; a multiple of %lld up to %lld is needed", i, (long long)frames,
-                                (long long)o->patch_size, (long long)o->audio_frames);
+            return cavmae__fail(CAVMAE_E_SHAPE,
+                                "batch: clip %d has %lld frames; a multiple of %lld up to %lld is needed", i,
+                                (long long)frames, (long long)o->patch_size, (long long)o->audio_frames);
         trainer->columns[0][i] = has_modality(o, 0) ? (int32_t)(frames / o->patch_size) : 0;
         trainer->columns[1][i] = has_modality(o, 1) ? (int32_t)(o->image_size / o->patch_size) : 0;
     }
     return CAVMAE_OK;
 }
 
-static int32_t grid_rows(const cavmae__options *o, int m) { return (int32_t)((m ? o->image_size : o->mel_bins) / o->patch_size); }
+static int32_t grid_rows(const cavmae__options *o, int m) {
+    return (int32_t)((m ? o->image_size : o->mel_bins) / o->patch_size);
+}
 
 /* How many tokens stay, as the reference truncates: int(L * (1 - ratio)), in double. */
 static int32_t kept_tokens(int32_t tokens, double ratio) { return (int32_t)((double)tokens * (1 - ratio)); }
@@ -46,7 +51,8 @@ static cavmae_status count_given(cavmae_trainer *trainer, int m, const uint8_t *
     return CAVMAE_OK;
 }
 
-static cavmae_status draw_range(cavmae_trainer *trainer, int m, uint64_t draw, int32_t first, int32_t clips, int32_t columns, int64_t token, uint8_t *mask) {
+static cavmae_status draw_range(cavmae_trainer *trainer, int m, uint64_t draw, int32_t first, int32_t clips,
+                                int32_t columns, int64_t token, uint8_t *mask) {
     const cavmae__options *o = &trainer->options;
     cavmae__backend *backend = trainer->model->backend;
     double ratio = m ? o->mask_ratio_v : o->mask_ratio_a;
@@ -86,10 +92,19 @@ static cavmae_status draw_joint(cavmae_trainer *trainer, uint64_t draw, int32_t 
         for (int32_t i = 0; i < clips; i++) all[m] += trainer->columns[m][i] * grid_rows(o, m);
     uint8_t *scratch = both + all[0] + all[1];
     for (int32_t i = 0; i < clips; i++) {
-        int32_t tokens[2] = {trainer->columns[0][i] * grid_rows(o, 0), trainer->columns[1][i] * grid_rows(o, 1)}, sum = tokens[0] + tokens[1];
-        const cavmae__draw_masks masks = {.seed = (uint64_t)o->seed, .step = draw, .purpose = CAVMAE__PURPOSE_MASK_JOINT, .first = i, .clips = 1, .rows = 1,
-                                          .columns = sum, .keep = kept_tokens(sum, o->mask_ratio_a), .ratio = o->mask_ratio_a,
-                                          .mask = trainer->network->rows.mask[0], .workspace = trainer->network->pass.workspace};
+        int32_t tokens[2] = {trainer->columns[0][i] * grid_rows(o, 0), trainer->columns[1][i] * grid_rows(o, 1)},
+                sum = tokens[0] + tokens[1];
+        const cavmae__draw_masks masks = {.seed = (uint64_t)o->seed,
+                                          .step = draw,
+                                          .purpose = CAVMAE__PURPOSE_MASK_JOINT,
+                                          .first = i,
+                                          .clips = 1,
+                                          .rows = 1,
+                                          .columns = sum,
+                                          .keep = kept_tokens(sum, o->mask_ratio_a),
+                                          .ratio = o->mask_ratio_a,
+                                          .mask = trainer->network->rows.mask[0],
+                                          .workspace = trainer->network->pass.workspace};
         CAVMAE__TRY(backend->ops->draw_masks(backend, &masks));
         CAVMAE__TRY(backend->ops->download(backend, scratch, masks.mask, (size_t)sum));
         memcpy(both + done[0], scratch, (size_t)tokens[0]);
@@ -100,7 +115,8 @@ static cavmae_status draw_joint(cavmae_trainer *trainer, uint64_t draw, int32_t 
 }
 
 /* Masks of modality m to the device, however they come about; counts in trainer->kept. removed[m]: of the whole batch. */
-static cavmae_status prepare_counts(cavmae_trainer *trainer, const cavmae_batch *batch, uint64_t draw, int64_t removed[2]) {
+static cavmae_status prepare_counts(cavmae_trainer *trainer, const cavmae_batch *batch, uint64_t draw,
+                                    int64_t removed[2]) {
     const cavmae__options *o = &trainer->options;
     const uint8_t *given[2] = {batch->mask_a, batch->mask_v};
     int64_t tokens[2] = {0, 0};
@@ -118,8 +134,10 @@ static cavmae_status prepare_counts(cavmae_trainer *trainer, const cavmae_batch 
             continue;
         }
         for (int32_t i = 0; i < batch->count; i++)
-            trainer->kept[m][i] = kept_tokens(trainer->columns[m][i] * grid_rows(o, m), m ? o->mask_ratio_v : o->mask_ratio_a);
-        for (int32_t i = 0; i < batch->count; i++) removed[m] += trainer->columns[m][i] * grid_rows(o, m) - trainer->kept[m][i];
+            trainer->kept[m][i] =
+                kept_tokens(trainer->columns[m][i] * grid_rows(o, m), m ? o->mask_ratio_v : o->mask_ratio_a);
+        for (int32_t i = 0; i < batch->count; i++)
+            removed[m] += trainer->columns[m][i] * grid_rows(o, m) - trainer->kept[m][i];
     }
     return CAVMAE_OK;
 }
@@ -130,9 +148,12 @@ static cavmae_status check_counts(const cavmae_trainer *trainer, int32_t clips, 
     for (int m = 0; m < 2; m++) {
         if (!has_modality(o, m)) continue;
         if (o->mae_weight > 0 && removed[m] == 0)
-            return cavmae__fail(CAVMAE_E_ARG, "batch: no %s token is masked, so there is nothing to reconstruct (mask_ratio_%c)", names[m], names[m][0]);
+            return cavmae__fail(CAVMAE_E_ARG,
+                                "batch: no %s token is masked, so there is nothing to reconstruct (mask_ratio_%c)",
+                                names[m], names[m][0]);
         for (int32_t i = 0; i < clips && o->mask_domain == CAVMAE__MASK_DOMAIN_MODALITY; i++)
-            if (trainer->kept[m][i] < 1) return cavmae__fail(CAVMAE_E_ARG, "batch: clip %d keeps no %s token", i, names[m]);
+            if (trainer->kept[m][i] < 1)
+                return cavmae__fail(CAVMAE_E_ARG, "batch: clip %d keeps no %s token", i, names[m]);
     }
     return CAVMAE_OK;
 }
@@ -174,7 +195,8 @@ static cavmae_status put_inputs(cavmae_trainer *trainer, const cavmae_batch *bat
     const cavmae__options *o = &trainer->options;
     cavmae__backend *backend = trainer->model->backend;
     const float *host[2] = {batch->audio, batch->image};
-    int64_t elements[2] = {trainer->network->rows.token_rows[0] * o->patch_size * o->patch_size, batch->count * o->image_channels * o->image_size * o->image_size};
+    int64_t elements[2] = {trainer->network->rows.token_rows[0] * o->patch_size * o->patch_size,
+                           batch->count * o->image_channels * o->image_size * o->image_size};
     for (int m = 0; m < 2; m++) {
         if (!has_modality(o, m)) continue;
         CAVMAE__TRY(backend->ops->upload(backend, trainer->input[m], host[m], (size_t)elements[m] * sizeof(float)));
@@ -201,7 +223,8 @@ static cavmae_status contrast(cavmae_trainer *trainer, int32_t clips) {
     return n->pass.backend->ops->contrastive(n->pass.backend, &loss);
 }
 
-cavmae_status cavmae__trainer_run(cavmae_trainer *trainer, const cavmae_batch *batch, uint64_t draw, int backward, double scalars[CAVMAE__SCALARS]) {
+cavmae_status cavmae__trainer_run(cavmae_trainer *trainer, const cavmae_batch *batch, uint64_t draw, int backward,
+                                  double scalars[CAVMAE__SCALARS]) {
     const cavmae__options *o = &trainer->options;
     cavmae__backend *backend = trainer->model->backend;
     int64_t removed[2];

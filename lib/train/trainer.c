@@ -47,9 +47,10 @@ static cavmae_status check_same_model(const cavmae__options *model, const cavmae
         size_t offset;
     } fields[] = {
 #define FIELD(name) {#name, offsetof(cavmae__options, name)}
-        FIELD(image_size),     FIELD(image_channels), FIELD(audio_frames),  FIELD(mel_bins),    FIELD(patch_size),    FIELD(embed_dim),
-        FIELD(num_heads),      FIELD(modality_depth), FIELD(joint_depth),   FIELD(decoder_dim), FIELD(decoder_heads), FIELD(decoder_depth),
-        FIELD(mlp_ratio),      FIELD(layer_norm_eps), FIELD(trainable_pos), FIELD(modalities),  FIELD(dtype),
+        FIELD(image_size),    FIELD(image_channels), FIELD(audio_frames),   FIELD(mel_bins),       FIELD(patch_size),
+        FIELD(embed_dim),     FIELD(num_heads),      FIELD(modality_depth), FIELD(joint_depth),    FIELD(decoder_dim),
+        FIELD(decoder_heads), FIELD(decoder_depth),  FIELD(mlp_ratio),      FIELD(layer_norm_eps), FIELD(trainable_pos),
+        FIELD(modalities),    FIELD(dtype),
 #undef FIELD
     };
     for (size_t i = 0; i < sizeof fields / sizeof fields[0]; i++)
@@ -63,7 +64,8 @@ static cavmae_status allocate(cavmae_trainer *t) {
     cavmae__backend *backend = t->model->backend;
     cavmae_context *context = t->model->context;
     void *memory;
-    int64_t inputs[2] = {o->batch * o->audio_frames * o->mel_bins, o->batch * o->image_channels * o->image_size * o->image_size};
+    int64_t inputs[2] = {o->batch * o->audio_frames * o->mel_bins,
+                         o->batch * o->image_channels * o->image_size * o->image_size};
     for (int m = 0; m < 2; m++) {
         CAVMAE__TRY(CAVMAE__NEW(context, &t->columns[m], o->batch));
         CAVMAE__TRY(CAVMAE__NEW(context, &t->kept[m], o->batch));
@@ -73,7 +75,8 @@ static cavmae_status allocate(cavmae_trainer *t) {
     }
     CAVMAE__TRY(CAVMAE__NEW(context, &t->has_gradient, t->model->list.count));
     memset(t->has_gradient, 0, (size_t)t->model->list.count);
-    if (o->mask_domain == CAVMAE__MASK_DOMAIN_JOINT) CAVMAE__TRY(CAVMAE__NEW(context, &t->mask_host, 2 * (t->extent.tokens[0] + t->extent.tokens[1])));
+    if (o->mask_domain == CAVMAE__MASK_DOMAIN_JOINT)
+        CAVMAE__TRY(CAVMAE__NEW(context, &t->mask_host, 2 * (t->extent.tokens[0] + t->extent.tokens[1])));
     if (!t->optimizer) return CAVMAE_OK;
     size_t size = (size_t)t->model->list.flat_elements * sizeof(float);
     CAVMAE__TRY(cavmae__model_own(t->model));
@@ -82,9 +85,11 @@ static cavmae_status allocate(cavmae_trainer *t) {
     return backend->ops->zero(backend, t->gradients, size); /* the padding between parameters stays zero */
 }
 
-cavmae_status cavmae_trainer_create(cavmae_model *model, cavmae_optimizer *optimizer, const cavmae_config *config, cavmae_trainer **out) {
+cavmae_status cavmae_trainer_create(cavmae_model *model, cavmae_optimizer *optimizer, const cavmae_config *config,
+                                    cavmae_trainer **out) {
     if (!model || !out) return cavmae__fail(CAVMAE_E_ARG, "trainer: model or out is NULL");
-    if (optimizer && optimizer->model != model) return cavmae__fail(CAVMAE_E_ARG, "trainer: the optimizer is of another model");
+    if (optimizer && optimizer->model != model)
+        return cavmae__fail(CAVMAE_E_ARG, "trainer: the optimizer is of another model");
     cavmae__options options;
     cavmae__extent extent;
     CAVMAE__TRY(cavmae__config_options(config, &options));
@@ -129,18 +134,26 @@ static cavmae_status explain_not_finite(cavmae_trainer *t, const char *what, dou
     for (int m = 0; m < 2; m++) {
         if (!t->input[m]) continue;
         CAVMAE__TRY(is_finite(t, t->input[m], count[m], &finite));
-        if (!finite) return cavmae__fail(CAVMAE_E_NOT_FINITE, "step %lld: %s is %g: there is a NaN or an infinity in the %s", step, what, value, inputs[m]);
+        if (!finite)
+            return cavmae__fail(CAVMAE_E_NOT_FINITE, "step %lld: %s is %g: there is a NaN or an infinity in the %s",
+                                step, what, value, inputs[m]);
     }
     for (int64_t i = 0; i < list->count; i++) {
         CAVMAE__TRY(is_finite(t, t->model->values[i], list->items[i].elements, &finite));
-        if (!finite) return cavmae__fail(CAVMAE_E_NOT_FINITE, "step %lld: %s is %g: there is a NaN or an infinity in parameter '%s'", step, what, value, list->items[i].name);
+        if (!finite)
+            return cavmae__fail(CAVMAE_E_NOT_FINITE,
+                                "step %lld: %s is %g: there is a NaN or an infinity in parameter '%s'", step, what,
+                                value, list->items[i].name);
     }
     for (int64_t i = 0; t->gradients && i < list->count; i++) {
         if (!t->has_gradient[i]) continue;
         CAVMAE__TRY(is_finite(t, t->gradients + list->items[i].offset, list->items[i].elements, &finite));
-        if (!finite) return cavmae__fail(CAVMAE_E_NOT_FINITE, "step %lld: %s is %g: the first such gradient is that of '%s'", step, what, value, list->items[i].name);
+        if (!finite)
+            return cavmae__fail(CAVMAE_E_NOT_FINITE, "step %lld: %s is %g: the first such gradient is that of '%s'",
+                                step, what, value, list->items[i].name);
     }
-    return cavmae__fail(CAVMAE_E_NOT_FINITE, "step %lld: %s is %g, with finite inputs, parameters and gradients", step, what, value);
+    return cavmae__fail(CAVMAE_E_NOT_FINITE, "step %lld: %s is %g, with finite inputs, parameters and gradients", step,
+                        what, value);
 }
 
 static cavmae_step_result make_result(const cavmae_trainer *t, const double scalars[CAVMAE__SCALARS]) {
@@ -157,7 +170,8 @@ static cavmae_step_result make_result(const cavmae_trainer *t, const double scal
     return r;
 }
 
-static cavmae_status read_arguments(cavmae_trainer *trainer, const cavmae_batch *batch, cavmae_step_result *result, cavmae_batch *own) {
+static cavmae_status read_arguments(cavmae_trainer *trainer, const cavmae_batch *batch, cavmae_step_result *result,
+                                    cavmae_batch *own) {
     cavmae_step_result unused;
     if (!trainer) return cavmae__fail(CAVMAE_E_ARG, "trainer is NULL");
     CAVMAE__TRY(cavmae__record_in(own, sizeof *own, batch));
@@ -171,7 +185,8 @@ static cavmae_status update(cavmae_trainer *t, cavmae_step_result *r) {
     cavmae__backend *backend = t->model->backend;
     cavmae__network *n = t->network;
     double sum, scale = 1.0 / (double)t->options.accumulate;
-    CAVMAE__TRY(backend->ops->sum_squares(backend, t->gradients, t->model->list.flat_elements, n->scalars + CAVMAE__SUM_SQUARES, n->pass.workspace));
+    CAVMAE__TRY(backend->ops->sum_squares(backend, t->gradients, t->model->list.flat_elements,
+                                          n->scalars + CAVMAE__SUM_SQUARES, n->pass.workspace));
     CAVMAE__TRY(backend->ops->download(backend, &sum, n->scalars + CAVMAE__SUM_SQUARES, sizeof sum));
     if (!isfinite(sum)) return explain_not_finite(t, "the gradient's norm", sqrt(sum));
     r->grad_norm = sqrt(sum) * scale;
@@ -186,7 +201,8 @@ cavmae_status cavmae_pretrain_step(cavmae_trainer *trainer, const cavmae_batch *
     double scalars[CAVMAE__SCALARS];
     cavmae_status status = CAVMAE_OK;
     CAVMAE__TRY(read_arguments(trainer, batch, result, &own));
-    if (!trainer->optimizer) return cavmae__fail(CAVMAE_E_STATE, "trainer: made without an optimizer, it only evaluates");
+    if (!trainer->optimizer)
+        return cavmae__fail(CAVMAE_E_STATE, "trainer: made without an optimizer, it only evaluates");
     CAVMAE__TRY_OUT(cavmae__trainer_run(trainer, &own, (uint64_t)trainer->step, 1, scalars));
     cavmae_step_result r = make_result(trainer, scalars);
     if (!isfinite(r.loss)) CAVMAE__TRY_OUT(explain_not_finite(trainer, "the loss", r.loss));
@@ -199,7 +215,8 @@ out:
     return status;
 }
 
-cavmae_status cavmae_pretrain_evaluate(cavmae_trainer *trainer, const cavmae_batch *batch, int64_t batch_number, cavmae_step_result *result) {
+cavmae_status cavmae_pretrain_evaluate(cavmae_trainer *trainer, const cavmae_batch *batch, int64_t batch_number,
+                                       cavmae_step_result *result) {
     cavmae_batch own;
     double scalars[CAVMAE__SCALARS];
     CAVMAE__TRY(read_arguments(trainer, batch, result, &own));
@@ -209,11 +226,13 @@ cavmae_status cavmae_pretrain_evaluate(cavmae_trainer *trainer, const cavmae_bat
     return result ? cavmae__record_out(result, &r, sizeof r) : CAVMAE_OK;
 }
 
-static cavmae_status download_tensor(const cavmae_trainer *t, int32_t dtype, int32_t dims, const int64_t *shape, const void *device, cavmae_tensor **out) {
+static cavmae_status download_tensor(const cavmae_trainer *t, int32_t dtype, int32_t dims, const int64_t *shape,
+                                     const void *device, cavmae_tensor **out) {
     cavmae_tensor *tensor;
     cavmae__backend *backend = t->model->backend;
     CAVMAE__TRY(cavmae_tensor_create(t->model->context, dtype, dims, shape, &tensor));
-    cavmae_status status = backend->ops->download(backend, cavmae_tensor_data(tensor), device, (size_t)cavmae_tensor_elements(tensor) * cavmae__dtype_size(dtype));
+    cavmae_status status = backend->ops->download(backend, cavmae_tensor_data(tensor), device,
+                                                  (size_t)cavmae_tensor_elements(tensor) * cavmae__dtype_size(dtype));
     if (status != CAVMAE_OK) {
         cavmae_tensor_free(tensor);
         return status;
@@ -224,19 +243,24 @@ static cavmae_status download_tensor(const cavmae_trainer *t, int32_t dtype, int
 
 cavmae_status cavmae_trainer_output(cavmae_trainer *t, int32_t which, cavmae_tensor **out) {
     if (!t || !out) return cavmae__fail(CAVMAE_E_ARG, "trainer or out is NULL");
-    if (which < CAVMAE_OUT_PRED_A || which > CAVMAE_OUT_MASK_V) return cavmae__fail(CAVMAE_E_ARG, "trainer: there is no output %d", which);
+    if (which < CAVMAE_OUT_PRED_A || which > CAVMAE_OUT_MASK_V)
+        return cavmae__fail(CAVMAE_E_ARG, "trainer: there is no output %d", which);
     const cavmae__network *n = t->network;
     int m = (which - CAVMAE_OUT_PRED_A) % 2, kind = (which - CAVMAE_OUT_PRED_A) / 2;
     const void *const data[2][3] = {{n ? n->predicted[0] : NULL, n ? n->pooled[0] : NULL, n ? n->rows.mask[0] : NULL},
                                     {n ? n->predicted[1] : NULL, n ? n->pooled[1] : NULL, n ? n->rows.mask[1] : NULL}};
-    if (!t->count || !data[m][kind]) return cavmae__fail(CAVMAE_E_NOT_FOUND, "trainer: the last step did not compute output %d", which);
+    if (!t->count || !data[m][kind])
+        return cavmae__fail(CAVMAE_E_NOT_FOUND, "trainer: the last step did not compute output %d", which);
     const cavmae__options *o = &t->options;
     int64_t tokens = n->rows.token_rows[m], clips = t->count;
     int64_t patch = o->patch_size * o->patch_size * (m ? o->image_channels : 1);
     int equal = tokens == (int64_t)n->rows.tokens[m].longest * clips;
     /* clips of different length cannot make a rectangle: their tokens come as one list */
-    const int64_t shapes[3][3] = {{equal ? clips : 1, equal ? tokens / clips : tokens, patch}, {clips, o->embed_dim, 0}, {equal ? clips : 1, equal ? tokens / clips : tokens, 0}};
-    return download_tensor(t, kind == 2 ? CAVMAE_UINT8 : CAVMAE_FLOAT32, kind == 0 ? 3 : 2, shapes[kind], data[m][kind], out);
+    const int64_t shapes[3][3] = {{equal ? clips : 1, equal ? tokens / clips : tokens, patch},
+                                  {clips, o->embed_dim, 0},
+                                  {equal ? clips : 1, equal ? tokens / clips : tokens, 0}};
+    return download_tensor(t, kind == 2 ? CAVMAE_UINT8 : CAVMAE_FLOAT32, kind == 0 ? 3 : 2, shapes[kind], data[m][kind],
+                           out);
 }
 
 cavmae_status cavmae_trainer_gradient(cavmae_trainer *t, const char *name, cavmae_tensor **out) {

@@ -8,25 +8,26 @@
 struct cavmae_trainer {
     cavmae_model *model;
     cavmae_optimizer *optimizer; /* NULL: evaluates only */
-    cavmae__options options;     /* objective and training from the trainer's config, model and contract from the model */
+    cavmae__options options; /* objective and training from the trainer's config, model and contract from the model */
     cavmae__network *network;
-    cavmae__extent extent;       /* of the network */
-    float *gradients;            /* device, flat; NULL without optimizer */
-    uint8_t *has_gradient;       /* [list.count] */
-    float *input[2];             /* device: audio, image of a batch */
-    int32_t *columns[2];         /* host [batch] grid columns of each clip */
-    int32_t *kept[2];            /* host [batch] visible tokens of each clip */
-    uint8_t *mask_host;          /* masks on the host where their counts have to be known */
-    int64_t step;                /* batches taken */
-    int64_t accumulated;         /* of them for the coming update */
-    int32_t count;               /* clips of the last batch; 0: none yet */
+    cavmae__extent extent; /* of the network */
+    float *gradients;      /* device, flat; NULL without optimizer */
+    uint8_t *has_gradient; /* [list.count] */
+    float *input[2];       /* device: audio, image of a batch */
+    int32_t *columns[2];   /* host [batch] grid columns of each clip */
+    int32_t *kept[2];      /* host [batch] visible tokens of each clip */
+    uint8_t *mask_host;    /* masks on the host where their counts have to be known */
+    int64_t step;          /* batches taken */
+    int64_t accumulated;   /* of them for the coming update */
+    int32_t count;         /* clips of the last batch; 0: none yet */
 };
 
 /* Checks a batch against the model and the plan: fills columns. */
 cavmae_status cavmae__trainer_check(cavmae_trainer *trainer, const cavmae_batch *batch);
 
 /* Masks, forward, and backward where `backward`; losses are then in the network's scalars. draw: keys the masks. */
-cavmae_status cavmae__trainer_run(cavmae_trainer *trainer, const cavmae_batch *batch, uint64_t draw, int backward, double scalars[CAVMAE__SCALARS]);
+cavmae_status cavmae__trainer_run(cavmae_trainer *trainer, const cavmae_batch *batch, uint64_t draw, int backward,
+                                  double scalars[CAVMAE__SCALARS]);
 
 /* Makes the network able to hold `extent`. */
 cavmae_status cavmae__trainer_reserve(cavmae_trainer *trainer, const cavmae__extent *extent);
