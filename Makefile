@@ -75,7 +75,7 @@ ISA_FLAGS_baseline :=
 ISA_FLAGS_avx2 := -mavx2 -mfma -mf16c
 ISA_FLAGS_avx512 := $(ISA_FLAGS_avx2) -mavx512f -mavx512bw -mavx512dq -mavx512vl -mprefer-vector-width=512
 
-FFMPEG := libavformat libavcodec libavutil libswscale libswresample
+FFMPEG := libavformat libavcodec libavutil libswscale
 
 # Asked for in recipes only: when make starts, the packages may still be missing.
 define library_versions
@@ -170,9 +170,10 @@ $(STATIC): $(LIB_OBJECTS) $(LINK_STAMP)
 	$(Q)mkdir -p $(@D) && $(LD) -r -o $(OBJ)/libcavmae.o $(LIB_OBJECTS) && \
 	    $(OBJCOPY) --localize-hidden $(OBJ)/libcavmae.o && rm -f $@ && $(AR) rcs $@ $(OBJ)/libcavmae.o
 
+# nodelete: libraries that FFmpeg brings along lose what they allocated when they are unloaded.
 $(MEDIA): $(MEDIA_OBJECTS) $(LINK_STAMP)
 	$(call say,LINK)
-	$(Q)mkdir -p $(@D) && $(CC) $(CFLAGS) $(OWN_FLAGS) $(LDFLAGS) -shared -Wl,-z,defs -o $@ $(MEDIA_OBJECTS) \
+	$(Q)mkdir -p $(@D) && $(CC) $(CFLAGS) $(OWN_FLAGS) $(LDFLAGS) -shared -Wl,-z,defs -Wl,-z,nodelete -o $@ $(MEDIA_OBJECTS) \
 	    $$($(PKG_CONFIG) --libs $(FFMPEG)) -lm
 
 $(HELPERS): $(HELPER_OBJECTS) $(LINK_STAMP)

@@ -402,10 +402,11 @@ static cavmae_status check_options(const cavmae__options *o) {
             return cavmae__fail(
                 CAVMAE_E_ARG,
                 "config: mask_domain joint may remove a whole modality of a clip: contrast_weight must be 0");
-        return check_kept("mask_ratio_a", audio + visual, o->mask_ratio_a);
+        CAVMAE__TRY(check_kept("mask_ratio_a", audio + visual, o->mask_ratio_a));
+    } else {
+        if (o->modalities != CAVMAE__MODALITIES_V) CAVMAE__TRY(check_kept("mask_ratio_a", audio, o->mask_ratio_a));
+        if (o->modalities != CAVMAE__MODALITIES_A) CAVMAE__TRY(check_kept("mask_ratio_v", visual, o->mask_ratio_v));
     }
-    if (o->modalities != CAVMAE__MODALITIES_V) CAVMAE__TRY(check_kept("mask_ratio_a", audio, o->mask_ratio_a));
-    if (o->modalities != CAVMAE__MODALITIES_A) CAVMAE__TRY(check_kept("mask_ratio_v", visual, o->mask_ratio_v));
     if (o->schedule == CAVMAE__COSINE && o->total_steps <= o->warmup_steps)
         return cavmae__fail(CAVMAE_E_ARG, "config: schedule cosine needs total_steps above warmup_steps");
     return CAVMAE_OK;

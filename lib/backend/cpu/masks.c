@@ -67,7 +67,7 @@ static void remove_lines(const draw *d, const cavmae__philox *stream, int by_col
 static void draw_task(void *arg, int64_t clip, int32_t worker) {
     const draw *d = arg;
     const cavmae__draw_masks *op = d->op;
-    const cavmae__philox stream = cavmae__philox_key(op->seed, op->purpose, op->step, (uint64_t)clip);
+    const cavmae__philox stream = cavmae__philox_key(op->seed, op->purpose, op->step, (uint64_t)(op->first + clip));
     const double ratio = op->mode == 3 ? op->ratio * 0.7 : op->ratio;
     uint64_t *keys = d->keys + worker * 2 * d->tokens, *lines = keys + d->tokens;
     uint8_t *mask = op->mask + clip * d->tokens;
@@ -86,19 +86,30 @@ cavmae_status cavmae__cpu_draw_masks(cavmae__backend *backend, const cavmae__dra
     return CAVMAE_OK;
 }
 
+/* What is known of every token, visible or not; lists that are not wanted are NULL. */
+static void list_token(const cavmae__index_tokens *op, int32_t t, int32_t clip, int32_t token, int32_t position,
+                       int32_t row) {
+    if (op->token_clip) op->token_clip[t] = clip;
+    if (op->token_token) op->token_token[t] = token;
+    if (op->token_position) op->token_position[t] = position;
+    if (op->token_row) op->token_row[t] = row;
+    if (op->token_removed) op->token_removed[t] = row < 0 ? 0 : -1;
+}
+
 cavmae_status cavmae__cpu_index_tokens(cavmae__backend *backend, const cavmae__index_tokens *op) {
     (void)backend;
     for (int32_t clip = 0; clip < op->tokens.count; clip++) {
         const int32_t start = op->tokens.start_host[clip], end = op->tokens.start_host[clip + 1];
+        const int32_t columns = op->columns[clip];
         int32_t row = op->visible.start_host[clip];
         for (int32_t t = start; t < end; t++) {
-            if (op->mask && op->mask[t]) {
-                op->token_row[t] = -1;
-                continue;
-            }
+            const int32_t token = t - start, position = token / columns * op->table_columns + token % columns;
+            const int visible = !op->mask || !op->mask[t];
+            list_token(op, t, clip, token, position, visible ? row : -1);
+            if (!visible) continue;
             op->visible_clip[row] = clip;
-            op->visible_token[row] = t - start;
-            op->token_row[t] = row++;
+            op->visible_token[row] = token;
+            op->visible_position[row++] = position;
         }
     }
     return CAVMAE_OK;

@@ -4,6 +4,7 @@ const cavmae__backend_ops CAVMAE__SIMD(cpu_ops) = {
     .abi = CAVMAE__BACKEND_ABI,
     .struct_size = sizeof(cavmae__backend_ops),
     .name = "cpu",
+    .host_memory = 1,
     .alloc = cavmae__cpu_alloc,
     .free = cavmae__cpu_free,
     .upload = cavmae__cpu_copy,

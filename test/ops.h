@@ -1,0 +1,208 @@
+/* For the tests of the backend's operations: arrays that are known both as the operation's type and in float64, a
+ * backend for every instruction set that this machine has, and derivatives by differences. */
+#ifndef CAVMAE_TEST_OPS_H
+#define CAVMAE_TEST_OPS_H
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "check.h"
+#include "context.h"
+#include "cpu_backend.h"
+#include "isa.h"
+
+typedef struct array {
+    int64_t count;
+    int32_t dtype;
+    void *data;    /* what the operation reads or writes; 64 guard bytes follow */
+    double *value; /* the same numbers */
+} array;
+
+enum { GUARD = 64, GUARD_BYTE = 0xA5 };
+
+static inline uint32_t next_random(void) {
+    static uint64_t state = 1;
+    state = state * 6364136223846793005u + 1442695040888963407u;
+    return (uint32_t)(state >> 33);
+}
+
+static inline double uniform(double low, double high) { return low + (high - low) * next_random() / 2147483648.0; }
+
+static inline size_t element_size(int32_t dtype) { return dtype == CAVMAE_BFLOAT16 ? 2 : 4; }
+
+static inline float read_element(const void *data, int32_t dtype, int64_t i) {
+    if (dtype == CAVMAE_FLOAT32) return ((const float *)data)[i];
+    uint32_t bits = (uint32_t)((const uint16_t *)data)[i] << 16;
+    float x;
+    memcpy(&x, &bits, sizeof x);
+    return x;
+}
+
+static inline void write_element(void *data, int32_t dtype, int64_t i, float x) {
+    uint32_t bits;
+    if (dtype == CAVMAE_FLOAT32) {
+        ((float *)data)[i] = x;
+        return;
+    }
+    memcpy(&bits, &x, sizeof bits);
+    ((uint16_t *)data)[i] = (uint16_t)((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16);
+}
+
+/* An output: bytes that are no number an operation would give. */
+static inline array make_output(int64_t count, int32_t dtype) {
+    array a = {count, dtype, NULL, calloc((size_t)count + 1, sizeof(double))};
+    size_t size = (size_t)count * element_size(dtype);
+    a.data = aligned_alloc(64, (size + GUARD + 63) / 64 * 64);
+    memset(a.data, 0xFF, size);
+    memset((char *)a.data + size, GUARD_BYTE, GUARD);
+    return a;
+}
+
+static inline array make_input(int64_t count, int32_t dtype, double low, double high) {
+    array a = make_output(count, dtype);
+    for (int64_t i = 0; i < count; i++) {
+        write_element(a.data, dtype, i, (float)uniform(low, high));
+        a.value[i] = (double)read_element(a.data, dtype, i);
+    }
+    return a;
+}
+
+static inline int guard_holds(const void *data, size_t size) {
+    for (int i = 0; i < GUARD; i++)
+        if (((const unsigned char *)data)[size + (size_t)i] != GUARD_BYTE) return 0;
+    return 1;
+}
+
+static inline void free_array(array *a) {
+    CHECK(guard_holds(a->data, (size_t)a->count * element_size(a->dtype)));
+    free(a->data);
+    free(a->value);
+}
+
+/* |got - expected| / |expected| as L2 norms, or the first norm itself where nothing is expected; NaN stays NaN. */
+static inline double distance(const array *got, const double *expected) {
+    double difference = 0, size = 0;
+    for (int64_t i = 0; i < got->count; i++) {
+        double d = (double)read_element(got->data, got->dtype, i) - expected[i];
+        difference += d * d;
+        size += expected[i] * expected[i];
+    }
+    return sqrt(difference) / (size > 0 ? sqrt(size) : 1);
+}
+
+static inline double tolerance_of(int32_t dtype) { return dtype == CAVMAE_BFLOAT16 ? 4e-3 : 1e-6; }
+
+static inline int check_array(const array *got, const double *expected, double tolerance, const char *text, const char *file, int line) {
+    double d = distance(got, expected);
+    int good = d <= tolerance;
+    if (!check_report(good, file, line)) printf("%s is off by %.3g, more than %.3g\n", text, d, tolerance);
+    return good;
+}
+#define CHECK_ARRAY(got, expected, tolerance) check_array((got), (expected), (tolerance), #got, __FILE__, __LINE__)
+#define CHECK_SAME(a, b) CHECK(memcmp((a)->data, (b)->data, (size_t)(a)->count * element_size((a)->dtype)) == 0)
+
+/* ---- Backends ---- */
+
+static const char *const isa_names[] = {"baseline", "avx2", "avx512"};
+
+static inline cavmae_context *make_context(int32_t threads) {
+    cavmae_context_options options = {.struct_size = sizeof options, .threads = threads};
+    cavmae_context *context = NULL;
+    if (!CHECK_OK(cavmae_context_create(&options, &context))) exit(1);
+    return context;
+}
+
+/* A backend of its own for a test; isa -1: the widest. */
+static inline cavmae__backend *open_backend(cavmae_context *context, int isa) {
+    cavmae__backend *backend = NULL;
+    if (!CHECK_OK(cavmae__cpu_backend_open_as(context, isa < 0 ? cavmae__isa() : isa, &backend))) exit(1);
+    return backend;
+}
+
+/* Workspace of the size that the limits give, with a guard behind it and no numbers in it. */
+typedef struct workspace {
+    void *memory;
+    size_t size;
+} workspace;
+
+static inline workspace make_workspace(cavmae__backend *backend, const cavmae__limits *limits) {
+    workspace w = {.size = backend->ops->workspace_size(backend, limits)};
+    w.memory = aligned_alloc(64, (w.size + GUARD + 63) / 64 * 64);
+    memset(w.memory, 0xFF, w.size);
+    memset((char *)w.memory + w.size, GUARD_BYTE, GUARD);
+    return w;
+}
+
+static inline void free_workspace(workspace *w) {
+    CHECK(guard_holds(w->memory, w->size));
+    free(w->memory);
+}
+
+static inline void for_each_isa(void (*test)(cavmae__backend *)) {
+    cavmae_context *context = make_context(2);
+    for (int isa = 0; isa <= cavmae__isa(); isa++) {
+        int failed = check_failed;
+        cavmae__backend *backend = open_backend(context, isa);
+        test(backend);
+        backend->ops->close(backend);
+        if (check_failed > failed) printf("  with %s\n", isa_names[isa]);
+    }
+    cavmae_context_free(context);
+}
+
+/* The same call on contexts of 1, 2, 3 and 5 threads; `test` gives an array that must have the same bits each time. */
+static inline void for_each_thread_count(array (*test)(cavmae__backend *)) {
+    const int32_t threads[] = {1, 2, 3, 5};
+    array first = {0};
+    for (int i = 0; i < 4; i++) {
+        cavmae_context *context = make_context(threads[i]);
+        cavmae__backend *backend = open_backend(context, -1);
+        array got = test(backend);
+        if (i == 0)
+            first = got;
+        else {
+            CHECK_SAME(&got, &first);
+            free_array(&got);
+        }
+        backend->ops->close(backend);
+        cavmae_context_free(context);
+    }
+    free_array(&first);
+}
+
+/* ---- Derivatives ---- */
+
+typedef double loss_function(void *arg);
+
+/* Of loss by *x, by central differences. */
+static inline double slope(double *x, loss_function *loss, void *arg) {
+    const double before = *x, step = 1e-5;
+    *x = before + step;
+    double above = loss(arg);
+    *x = before - step;
+    double below = loss(arg);
+    *x = before;
+    return (above - below) / (2 * step);
+}
+
+/* Compares a gradient with differences at up to `samples` places, relative to the largest slope among them. */
+static inline int check_gradient(const array *got, double *x, double *added, int samples, loss_function *loss, void *arg, double tolerance,
+                                 const char *text, const char *file, int line) {
+    double worst = 0, largest = 1e-9;
+    int64_t stride = got->count / samples + 1;
+    for (int64_t i = (int64_t)(next_random() % (uint32_t)stride); i < got->count; i += stride) {
+        double expected = slope(x + i, loss, arg), d;
+        if (fabs(expected) > largest) largest = fabs(expected);
+        d = fabs((double)read_element(got->data, got->dtype, i) - (added ? added[i] : 0) - expected);
+        if (!(d <= worst)) worst = d;
+    }
+    int good = worst <= tolerance * largest;
+    if (!check_report(good, file, line)) printf("%s is off by %.3g, more than %.3g of %.3g\n", text, worst, tolerance, largest);
+    return good;
+}
+#define CHECK_GRADIENT(got, x, loss, arg, tolerance)                                                                       \
+    check_gradient((got), (x), NULL, 24, (loss), (arg), (tolerance), #got, __FILE__, __LINE__)
+#define CHECK_GRADIENT_ADDED(got, x, added, loss, arg, tolerance)                                                          \
+    check_gradient((got), (x), (added), 24, (loss), (arg), (tolerance), #got, __FILE__, __LINE__)
+
+#endif
