@@ -557,7 +557,8 @@ CAVMAE_API cavmae_status cavmae_loader_item_at(cavmae_loader *loader, int64_t in
 
 /* A checkpoint is a model file that also holds optimizer, step and the loader's place (loader may be NULL). Atomic. */
 CAVMAE_API cavmae_status cavmae_checkpoint_save(cavmae_trainer *trainer, const cavmae_loader *loader, const char *path) CAVMAE_CHECKED;
-/* Into a trainer (and loader) made with the same configuration: training then goes on bit for bit. */
+/* Into a trainer (and loader): with the same configuration and data training then goes on bit for bit; with another one it
+ * goes on from there as that says. The model's shapes must be the same. */
 CAVMAE_API cavmae_status cavmae_checkpoint_load(cavmae_trainer *trainer, cavmae_loader *loader, const char *path) CAVMAE_CHECKED;
 
 /* ---- Search and metrics ------------------------------------------------------------------------------------ */

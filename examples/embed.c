@@ -1,0 +1,155 @@
+/* cavmae-embed: embeddings of a manifest's clips, of media files, or of one sound and one picture, as .npy or
+ * .safetensors.
+ *
+ * kind audio and visual are the coordinated embeddings, of length 1 and comparable with one another; joint is the
+ * fused one. --tokens writes all tokens instead of their mean. A .safetensors file also says which clips they are. */
+#define _GNU_SOURCE
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "embed_manifest.h"
+#include "program.h"
+
+static int32_t parse_kind(const char *name) {
+    static const char *const names[] = {"audio", "visual", "joint"};
+    for (int32_t i = 0; i < 3; i++)
+        if (!strcmp(name, names[i])) return i;
+    die("--kind is audio, visual or joint, not %s", name);
+}
+
+static cavmae_tensor *wrap(cavmae_context *context, void *data, int32_t dtype, int32_t dims, const int64_t *shape) {
+    cavmae_tensor *tensor;
+    check(cavmae_tensor_wrap(context, data, dtype, dims, shape, NULL, NULL, &tensor));
+    return tensor;
+}
+
+static void save(cavmae_context *context, const char *path, const char *kind, const output *o, const clip_list *clips) {
+    int64_t rows[] = {clips->count, o->dim}, tokens[] = {clips->count, o->rows, o->dim},
+            labels[] = {clips->count, clips->classes};
+    cavmae_tensor *tensors[3] = {
+        wrap(context, o->values, CAVMAE_FLOAT32, o->tokens ? 3 : 2, o->tokens ? tokens : rows)};
+    if (ends_with(path, ".npy")) {
+        check(cavmae_tensor_save_npy(tensors[0], path));
+    } else {
+        const char *names[3] = {kind};
+        int64_t count = 1;
+        if (clips->samples) {
+            names[count] = "samples";
+            tensors[count++] = wrap(context, clips->samples, CAVMAE_INT64, 1, &clips->count);
+        }
+        if (clips->labels) {
+            names[count] = "labels";
+            tensors[count++] = wrap(context, clips->labels, CAVMAE_UINT8, 2, labels);
+        }
+        check(
+            cavmae_safetensors_save(context, path, count, names, (const cavmae_tensor *const *)tensors, 0, NULL, NULL));
+    }
+    for (int i = 0; i < 3; i++) cavmae_tensor_free(tensors[i]);
+    printf("%s: %lld clips, %s [", path, (long long)clips->count, kind);
+    if (o->tokens) printf("%lld, ", (long long)o->rows);
+    printf("%lld]\n", (long long)o->dim);
+}
+
+/* A sound and a picture from two files: what cavmae_embed_file does for one, step by step. */
+static void embed_pair(cavmae_context *context, cavmae_model *model, const char *sound, const char *picture,
+                       const output *o) {
+    cavmae_batch batch = {.struct_size = sizeof batch, .count = 1};
+    cavmae_embedding embedding = {.struct_size = sizeof embedding};
+    cavmae_tensor *audio = NULL;
+    float *image = NULL;
+    int32_t frames;
+    cavmae_config *config;
+    check(cavmae_model_config(model, &config));
+    if (sound) {
+        cavmae_tensor *pcm;
+        int32_t rate;
+        check(cavmae_media_audio(context, sound, &pcm, &rate));
+        const int64_t *shape = cavmae_tensor_shape(pcm);
+        check(cavmae_prepare_audio(config, cavmae_tensor_data(pcm), shape[0], (int32_t)shape[1], rate, &audio));
+        cavmae_tensor_free(pcm);
+        frames = (int32_t)cavmae_tensor_shape(audio)[0];
+        batch.audio = cavmae_tensor_data(audio);
+        batch.audio_frames = &frames;
+    }
+    if (picture) {
+        cavmae_tensor *rgb;
+        double start = 0;
+        int64_t size;
+        check(cavmae_media_frames(context, picture, &start, 1, &rgb));
+        check(cavmae_config_get_i64(config, CAVMAE_P_IMAGE_SIZE, &size));
+        const int64_t *shape = cavmae_tensor_shape(rgb); /* [1, height, width, 3] */
+        image = allocate((size_t)(3 * size * size), sizeof *image);
+        check(cavmae_prepare_image(config, cavmae_tensor_data(rgb), (int32_t)shape[2], (int32_t)shape[1], 0, image));
+        cavmae_tensor_free(rgb);
+        batch.image = image;
+    }
+    request(&embedding, o, 0);
+    check(cavmae_embed(model, &batch, &embedding));
+    cavmae_tensor_free(audio);
+    free(image);
+    cavmae_config_free(config);
+}
+
+int main(int argc, char **argv) {
+    const char *model_path = NULL, *manifest = NULL, *labels = NULL, *sound = NULL, *picture = NULL,
+               *kind_name = "joint";
+    const char *out = NULL, *device = NULL;
+    words media = {0};
+    int32_t tokens = 0, threads = 0;
+    const option options[] = {
+        {.name = "--model", .value = "F", .help = "model file or checkpoint", .text = &model_path},
+        {.name = "--manifest", .value = "M.json", .help = "embed its clips", .text = &manifest},
+        {.name = "--labels",
+         .value = "L.csv",
+         .help = "with --manifest: its classes go into a .safetensors file too",
+         .text = &labels},
+        {.name = "--media", .value = "FILE", .help = "embed these files", .list = &media},
+        {.name = "--audio", .value = "A.wav", .help = "embed this sound", .text = &sound},
+        {.name = "--image", .value = "I.jpg", .help = "embed this picture", .text = &picture},
+        {.name = "--kind", .value = "K", .help = "audio, visual or joint (joint)", .text = &kind_name},
+        {.name = "--tokens", .help = "all tokens, not their mean", .flag = &tokens},
+        {.name = "--out", .value = "FILE", .help = ".npy or .safetensors", .text = &out},
+        {.name = "--threads", .value = "N", .help = "0: one for each CPU (0)", .number = &threads},
+        {.name = "--device", .value = "D", .help = "cpu, cuda, cuda:N or auto (cpu)", .text = &device},
+        {0}};
+    read_options(argc, argv, "embeds clips", options);
+    if (!model_path || !out) die("--model and --out are needed");
+    if (!ends_with(out, ".npy") && !ends_with(out, ".safetensors"))
+        die("--out ends with .npy or .safetensors, not as in %s", out);
+    if ((manifest != NULL) + (media.count > 0) + (sound || picture) != 1)
+        die("give --manifest, --media, or --audio and --image");
+    if (labels && (!manifest || ends_with(out, ".npy"))) die("--labels goes with --manifest and a .safetensors file");
+    int32_t kind = parse_kind(kind_name);
+
+    cavmae_context *context = open_context(device, threads, NULL);
+    cavmae_model *model;
+    output o;
+    clip_list clips = {0};
+    check(cavmae_model_load(context, model_path, 0, NULL, &model));
+    if (manifest) {
+        cavmae_loader *loader = open_gallery(model, manifest, labels);
+        o = new_output(model, kind, tokens, cavmae_loader_count(loader));
+        clips = embed_gallery(model, loader, &o, 1);
+        cavmae_loader_free(loader);
+    } else if (media.count) {
+        o = new_output(model, kind, tokens, media.count);
+        for (; clips.count < media.count; clips.count++) {
+            cavmae_embedding embedding = {.struct_size = sizeof embedding};
+            request(&embedding, &o, clips.count);
+            check(cavmae_embed_file(model, media.word[clips.count], &embedding));
+        }
+    } else {
+        o = new_output(model, kind, tokens, 1);
+        embed_pair(context, model, sound, picture, &o);
+        clips.count = 1;
+    }
+    save(context, out, kind_name, &o, &clips);
+
+    free_clips(&clips);
+    free(o.values);
+    free(media.word);
+    cavmae_model_free(model);
+    cavmae_context_free(context);
+    return 0;
+}

@@ -1,0 +1,98 @@
+/* cavmae-info: what a model file or a configuration is: its options, its size, and the memory that it takes. */
+#include <stdio.h>
+#include <stdlib.h>
+
+#include "program.h"
+
+static void print_options(const cavmae_config *config) {
+    static const struct {
+        int32_t from;
+        const char *title;
+    } sections[] = {{100, "model"}, {200, "input contract"}, {300, "objective"}, {400, "training"}, {500, "data"}};
+    cavmae_key_info key = {.struct_size = sizeof key};
+    size_t section = 0;
+    for (int32_t i = 0; cavmae_config_key_info(i, &key) == CAVMAE_OK; i++) {
+        const char *value;
+        if (section < sizeof sections / sizeof *sections && key.key >= sections[section].from)
+            printf("%s\n", sections[section++].title);
+        check(cavmae_config_get_str(config, key.key, &value));
+        printf("  %-22s %s\n", key.name, value);
+    }
+}
+
+/* Names, ranges and defaults. */
+static void print_keys(const cavmae_config *config) {
+    cavmae_key_info key = {.struct_size = sizeof key};
+    for (int32_t i = 0; cavmae_config_key_info(i, &key) == CAVMAE_OK; i++) {
+        const char *value;
+        check(cavmae_config_get_str(config, key.key, &value));
+        printf("%-22s %-24s ", key.name, value);
+        if (key.type == CAVMAE_TYPE_STR)
+            printf("%s\n", key.choices ? key.choices : "text");
+        else
+            printf("%s %.17g to %.17g\n", key.type == CAVMAE_TYPE_I64 ? "whole number" : "number", key.min, key.max);
+    }
+}
+
+static void print_memory(const cavmae_config *config, int32_t batch) {
+    static const struct {
+        int32_t task;
+        const char *name;
+    } tasks[] = {{CAVMAE_TASK_PRETRAIN, "pretraining"}, {CAVMAE_TASK_EMBED, "embedding"}};
+    for (int i = 0; i < 2; i++) {
+        cavmae_memory m = {.struct_size = sizeof m};
+        check(cavmae_memory_required(config, tasks[i].task, batch, &m));
+        if (i == 0)
+            printf("parameters\n  %-22s %.2f M, %.2f M of them trainable\n", "elements", (double)m.parameters / 4e6,
+                   (double)m.gradients / 4e6);
+        printf("memory for %s, batch %d\n  %-22s %.1f MB\n", tasks[i].name, (int)batch, "total", (double)m.total / 1e6);
+        printf("  %-22s %.1f MB\n  %-22s %.1f MB\n", "parameters", (double)m.parameters / 1e6, "gradients",
+               (double)m.gradients / 1e6);
+        printf("  %-22s %.1f MB\n  %-22s %.1f MB\n", "moments", (double)m.moments / 1e6, "activations",
+               (double)m.activations / 1e6);
+        printf("  %-22s %.1f MB\n", "workspace", (double)m.workspace / 1e6);
+    }
+}
+
+int main(int argc, char **argv) {
+    const char *model_path = NULL, *preset = NULL;
+    words settings = {0};
+    int32_t keys = 0, batch = 0, version = 0;
+    const option options[] = {
+        {.name = "--model", .value = "F", .help = "a model file or checkpoint", .text = &model_path},
+        {.name = "--preset", .value = "P", .help = "base or tiny (base)", .text = &preset},
+        {.name = "--set", .value = "key=value", .help = "changes to the preset", .list = &settings},
+        {.name = "--batch", .value = "N", .help = "memory for batches of N (the configuration's)", .number = &batch},
+        {.name = "--keys", .help = "lists all keys: default, range or words", .flag = &keys},
+        {.name = "--version", .help = "of the library", .flag = &version},
+        {0}};
+    read_options(argc, argv, "describes a model or a configuration", options);
+    if (model_path && (preset || settings.count)) die("give --model, or --preset and --set");
+    if (version) {
+        printf("%s\n", cavmae_build_info());
+        return 0;
+    }
+
+    cavmae_context *context = open_context(NULL, 1, NULL);
+    cavmae_config *config;
+    if (model_path) {
+        cavmae_model *model;
+        check(cavmae_model_load(context, model_path, 0, NULL, &model));
+        check(cavmae_model_config(model, &config));
+        cavmae_model_free(model);
+    } else {
+        config = open_config(context, preset, &settings);
+    }
+    if (keys) {
+        print_keys(config);
+    } else {
+        int64_t configured;
+        check(cavmae_config_get_i64(config, CAVMAE_P_BATCH, &configured));
+        print_options(config);
+        print_memory(config, batch ? batch : (int32_t)configured);
+    }
+    cavmae_config_free(config);
+    cavmae_context_free(context);
+    free(settings.word);
+    return 0;
+}

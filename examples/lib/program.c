@@ -1,0 +1,134 @@
+#define _GNU_SOURCE
+#include "program.h"
+
+#include <errno.h>
+#include <limits.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+void die(const char *format, ...) {
+    va_list args;
+    va_start(args, format);
+    fflush(stdout);
+    fprintf(stderr, "%s: ", program_invocation_short_name);
+    vfprintf(stderr, format, args);
+    fputc('\n', stderr);
+    va_end(args);
+    exit(1);
+}
+
+void check(cavmae_status status) {
+    if (status != CAVMAE_OK) die("%s: %s", cavmae_status_str(status), cavmae_last_error());
+}
+
+void *allocate(size_t count, size_t size) {
+    void *memory = calloc(count ? count : 1, size);
+    if (!memory) die("no memory for %zu elements of %zu bytes", count, size);
+    return memory;
+}
+
+/* ---- Options ---- */
+
+static void print_help(FILE *to, const char *what, const option *options) {
+    fprintf(to, "%s: %s\n", program_invocation_short_name, what);
+    for (const option *o = options; o->name; o++) {
+        char left[64];
+        snprintf(left, sizeof left, "%s%s%s%s", o->name, o->value ? " " : "", o->value ? o->value : "",
+                 o->list ? " ..." : "");
+        fprintf(to, "  %-24s %s\n", left, o->help);
+    }
+}
+
+static int32_t read_number(const char *name, const char *text) {
+    char *end;
+    errno = 0;
+    long value = strtol(text, &end, 10);
+    if (end == text || *end || errno || value < 0 || value > INT_MAX)
+        die("%s takes a whole number, not %s", name, text);
+    return (int32_t)value;
+}
+
+/* Joins argv's words to the list; those of two uses need not lie side by side. */
+static void add_word(words *list, char *word) {
+    char **joined = realloc(list->word, (size_t)(list->count + 1) * sizeof *joined);
+    if (!joined) die("no memory");
+    joined[list->count++] = word;
+    list->word = joined;
+}
+
+void read_options(int argc, char **argv, const char *what, const option *options) {
+    for (int i = 1; i < argc; i++) {
+        const option *o = options;
+        while (o->name && strcmp(o->name, argv[i]) != 0) o++;
+        if (!strcmp(argv[i], "--help")) {
+            print_help(stdout, what, options);
+            exit(0);
+        }
+        if (!o->name) {
+            print_help(stderr, what, options);
+            die("no such option: %s", argv[i]);
+        }
+        if (o->flag) {
+            *o->flag = 1;
+            continue;
+        }
+        if (i + 1 == argc) die("%s needs a %s", o->name, o->value);
+        i++;
+        if (o->text) *o->text = argv[i];
+        if (o->number) *o->number = read_number(o->name, argv[i]);
+        if (o->list) {
+            add_word(o->list, argv[i]);
+            while (i + 1 < argc && strncmp(argv[i + 1], "--", 2) != 0) add_word(o->list, argv[++i]);
+        }
+    }
+}
+
+/* ---- The library ---- */
+
+static void print_message(void *user, int32_t level, const char *message) {
+    (void)user;
+    fprintf(stderr, "%s%s\n",
+            level <= CAVMAE_LOG_ERROR     ? "error: "
+            : level <= CAVMAE_LOG_WARNING ? "warning: "
+                                          : "",
+            message);
+}
+
+cavmae_context *open_context(const char *device, int32_t threads, int32_t (*cancel)(void *user)) {
+    cavmae_context_options options = {.struct_size = sizeof options};
+    cavmae_context *context;
+    options.threads = threads;
+    options.device = device;
+    options.log = print_message;
+    options.cancel = cancel;
+    check(cavmae_context_create(&options, &context));
+    return context;
+}
+
+cavmae_config *open_config(cavmae_context *context, const char *preset, const words *settings) {
+    cavmae_config *config;
+    check(cavmae_config_create(context, preset, &config));
+    for (int32_t i = 0; i < settings->count; i++) {
+        char *value = strchr(settings->word[i], '=');
+        if (!value) die("--set takes key=value, not %s", settings->word[i]);
+        char *key = strndup(settings->word[i], (size_t)(value - settings->word[i]));
+        if (!key) die("no memory");
+        check(cavmae_config_set(config, key, value + 1));
+        free(key);
+    }
+    return config;
+}
+
+int32_t ends_with(const char *text, const char *ending) {
+    size_t length = strlen(text), tail = strlen(ending);
+    return length >= tail && !strcmp(text + length - tail, ending);
+}
+
+double now(void) {
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+}
