@@ -361,7 +361,8 @@ typedef struct cavmae_decoder {
     cavmae_status (*probe)(void *user, const char *path, cavmae_media_info *info, char *error, size_t error_size);
     /* The first audio track, from its start to its end. */
     cavmae_status (*audio)(void *user, const char *path, cavmae_audio_sink *sink, void *sink_arg, char *error, size_t error_size);
-    /* The first video track's frames that are shown at seconds[0..count), rising; a still image is shown at any time. */
+    /* Of the first video track, for each of seconds[0..count), rising, the first frame at or after it (the last one past the
+     * end), as `ffmpeg -ss SECONDS -frames:v 1` picks it; a still image at any time. */
     cavmae_status (*frames)(void *user, const char *path, const double *seconds, int32_t count, cavmae_frame_sink *sink,
                             void *sink_arg, char *error, size_t error_size);
 } cavmae_decoder;

@@ -47,7 +47,7 @@ static const char *frame_file(const cavmae__item *item, int64_t frame) {
     return cavmae__item_frame(item, frame);
 }
 
-/* Frame i of a video is the one shown at i / clip_frames of its length. */
+/* Frame i of a video is the one at i / clip_frames of its length. */
 static cavmae_status frame_time(const cavmae__source *source, const char *path, int64_t frame, double *seconds) {
     cavmae_media_info info = {.struct_size = sizeof info};
     CAVMAE__TRY(cavmae_media_probe(source->context, path, &info));

@@ -1,4 +1,4 @@
-/* The frames of a video that are shown at given times, as RGB. */
+/* The frames of a video at given times, as RGB. */
 #include <libavutil/imgutils.h>
 #include <libavutil/mathematics.h>
 #include <libswscale/swscale.h>
@@ -185,16 +185,15 @@ static cavmae_status seek(viewer *v, int64_t target) {
     return CAVMAE_OK;
 }
 
-/* Makes `shown` the last frame at or before `target`, or the first one if there is none. */
+/* Makes `shown` the first frame at or after `target`, or the last one if there is none. */
 static cavmae_status show(viewer *v, int64_t target) {
     cavmae_status status = CAVMAE_OK;
     if (worth_seeking(v, target)) status = seek(v, target);
-    while (status == CAVMAE_OK) {
+    while (status == CAVMAE_OK && !(v->has_shown && (v->still || time_of(v->shown) >= target))) {
         if (!v->has_ahead) {
             if (!v->ended) status = advance(v);
             if (!v->has_ahead) break;
         }
-        if (v->has_shown && (v->still || time_of(v->ahead) > target)) break;
         AVFrame *old = v->shown;
         v->shown = v->ahead;
         v->ahead = old;
@@ -202,7 +201,6 @@ static cavmae_status show(viewer *v, int64_t target) {
         v->has_shown = 1;
         v->has_ahead = 0;
         av_freep(&v->rgb);
-        if (v->still) break;
     }
     if (status != CAVMAE_OK || v->has_shown) return status;
     return v->r.damage ? cavmae__reader_fail_code(&v->r, "none of its frames can be decoded", v->r.damage)
@@ -217,9 +215,9 @@ static void find_origin(viewer *v) {
     v->origin = start == AV_NOPTS_VALUE ? 0 : start;
 }
 
-/* A microsecond of tolerance: 3 * 0.04 s is a little less than 0.12 s. */
+/* A microsecond of tolerance: sums of frame times are a little off. */
 static int64_t timestamp_of(const viewer *v, double seconds) {
-    double ticks = floor((seconds + 1e-6) / av_q2d(v->r.stream->time_base));
+    double ticks = ceil((seconds - 1e-6) / av_q2d(v->r.stream->time_base));
     if (ticks < 0) return v->origin;
     return ticks < 0x1p62 ? v->origin + (int64_t)ticks : INT64_MAX / 2;
 }

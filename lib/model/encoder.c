@@ -151,7 +151,7 @@ static cavmae_status encode_modality_backward(cavmae__network *n, int m, float *
 cavmae_status cavmae__encoder_backward(cavmae__network *n, float *d_normed, float *spare) {
     CAVMAE__TRY(pool(n, 1, d_normed));
     CAVMAE__TRY(joint_backward(n, d_normed, spare, d_normed));
-    for (int m = 0; m < 2; m++)
-        if (n->rows.visible_rows[m]) CAVMAE__TRY(encode_modality_backward(n, m, encoded_rows(n, d_normed, m)));
+    for (int m = 0; m < 2; m++) /* one whose tokens are all masked gets gradients of zero, as in torch */
+        if (n->extent.visible[m]) CAVMAE__TRY(encode_modality_backward(n, m, encoded_rows(n, d_normed, m)));
     return CAVMAE_OK;
 }

@@ -59,6 +59,9 @@ int32_t cavmae__embed_clips(const cavmae__options *o, int32_t clips, int32_t str
     return most < 1 ? 1 : most < clips ? (int32_t)most : clips;
 }
 
+/* Handles, a copy of the configuration, lists of layers: little, but the total is an upper bound. */
+enum { RECORDS = 64 << 10 };
+
 cavmae_status cavmae_memory_required(const cavmae_config *config, int32_t task, int32_t batch, cavmae_memory *out) {
     cavmae__options o;
     cavmae__extent extent;
@@ -84,6 +87,7 @@ cavmae_status cavmae_memory_required(const cavmae_config *config, int32_t task, 
     CAVMAE__TRY(cavmae__network_size(context, &o, &extent, &activations, &workspace));
     CAVMAE__TRY(cavmae__parameters_create(context, &o, &list));
     memory.parameters = list.flat_elements * (int64_t)sizeof(float);
+    int64_t names = list.count * (int64_t)sizeof *list.items;
     cavmae__parameters_free(context, &list);
     if (task == CAVMAE_TASK_PRETRAIN) {
         memory.gradients = memory.parameters;
@@ -91,8 +95,9 @@ cavmae_status cavmae_memory_required(const cavmae_config *config, int32_t task, 
     }
     int64_t inputs = extent.tokens[0] * o.patch_size * o.patch_size +
                      extent.tokens[1] * o.patch_size * o.patch_size * o.image_channels;
+    if (task == CAVMAE_TASK_EMBED) inputs += 4 * extent.clips * o.embed_dim; /* pooled rows: three streams' and one on the host */
     memory.activations = (int64_t)activations + inputs * (int64_t)sizeof(float);
-    memory.workspace = (int64_t)workspace;
+    memory.workspace = (int64_t)workspace + names + RECORDS;
     memory.total = memory.parameters + memory.gradients + memory.moments + memory.activations + memory.workspace;
     return cavmae__record_out(out, &memory, sizeof memory);
 }

@@ -236,6 +236,7 @@ cavmae_status cavmae__trainer_run(cavmae_trainer *trainer, const cavmae_batch *b
     n->pass.gradients = backward ? trainer->gradients : NULL;
     n->pass.has_gradient = trainer->has_gradient;
     n->pass.accumulate = trainer->accumulated > 0;
+    if (backward && !n->pass.accumulate) memset(trainer->has_gradient, 0, (size_t)trainer->model->list.count);
 
     cavmae__batch_rows rows = {.clips = batch->count};
     for (int m = 0; m < 2; m++) {

@@ -173,7 +173,6 @@ static cavmae_step_result make_result(const cavmae_trainer *t, const double scal
 static cavmae_status read_arguments(cavmae_trainer *trainer, const cavmae_batch *batch, cavmae_step_result *result,
                                     cavmae_batch *own) {
     cavmae_step_result unused;
-    if (!trainer) return cavmae__fail(CAVMAE_E_ARG, "trainer is NULL");
     CAVMAE__TRY(cavmae__record_in(own, sizeof *own, batch));
     if (result) CAVMAE__TRY(cavmae__record_in(&unused, sizeof unused, result));
     CAVMAE__TRY(cavmae__trainer_check(trainer, own));
@@ -200,9 +199,10 @@ cavmae_status cavmae_pretrain_step(cavmae_trainer *trainer, const cavmae_batch *
     cavmae_batch own;
     double scalars[CAVMAE__SCALARS];
     cavmae_status status = CAVMAE_OK;
-    CAVMAE__TRY(read_arguments(trainer, batch, result, &own));
+    if (!trainer) return cavmae__fail(CAVMAE_E_ARG, "trainer is NULL");
     if (!trainer->optimizer)
         return cavmae__fail(CAVMAE_E_STATE, "trainer: made without an optimizer, it only evaluates");
+    CAVMAE__TRY_OUT(read_arguments(trainer, batch, result, &own));
     CAVMAE__TRY_OUT(cavmae__trainer_run(trainer, &own, (uint64_t)trainer->step, 1, scalars));
     cavmae_step_result r = make_result(trainer, scalars);
     if (!isfinite(r.loss)) CAVMAE__TRY_OUT(explain_not_finite(trainer, "the loss", r.loss));
@@ -219,6 +219,7 @@ cavmae_status cavmae_pretrain_evaluate(cavmae_trainer *trainer, const cavmae_bat
                                        cavmae_step_result *result) {
     cavmae_batch own;
     double scalars[CAVMAE__SCALARS];
+    if (!trainer) return cavmae__fail(CAVMAE_E_ARG, "trainer is NULL");
     CAVMAE__TRY(read_arguments(trainer, batch, result, &own));
     CAVMAE__TRY(cavmae__trainer_run(trainer, &own, evaluation_draws + (uint64_t)batch_number, 0, scalars));
     cavmae_step_result r = make_result(trainer, scalars);
