@@ -43,8 +43,8 @@ static void print_memory(const cavmae_config *config, int32_t batch) {
         cavmae_memory m = {.struct_size = sizeof m};
         check(cavmae_memory_required(config, tasks[i].task, batch, &m));
         if (i == 0)
-            printf("parameters\n  %-22s %.2f M, %.2f M of them trainable\n", "elements", (double)m.parameters / 4e6,
-                   (double)m.gradients / 4e6);
+            printf("parameters\n  %-22s %.2f M, %.2f M of them trainable\n", "elements", (double)m.elements / 1e6,
+                   (double)m.trainable / 1e6);
         printf("memory for %s, batch %d\n  %-22s %.1f MB\n", tasks[i].name, (int)batch, "total", (double)m.total / 1e6);
         printf("  %-22s %.1f MB\n  %-22s %.1f MB\n", "parameters", (double)m.parameters / 1e6, "gradients",
                (double)m.gradients / 1e6);

@@ -425,6 +425,7 @@ typedef struct cavmae_memory {
     uint32_t struct_size;
     int32_t reserved;
     int64_t parameters, gradients, moments, activations, workspace, total; /* bytes */
+    int64_t elements, trainable;                                           /* of all parameters; of those that training changes */
 } cavmae_memory;
 
 #define CAVMAE_TASK_PRETRAIN 1

@@ -87,6 +87,8 @@ cavmae_status cavmae_memory_required(const cavmae_config *config, int32_t task, 
     CAVMAE__TRY(cavmae__network_size(context, &o, &extent, &activations, &workspace));
     CAVMAE__TRY(cavmae__parameters_create(context, &o, &list));
     memory.parameters = list.flat_elements * (int64_t)sizeof(float);
+    memory.elements = list.elements;
+    memory.trainable = list.trainable_elements;
     int64_t names = list.count * (int64_t)sizeof *list.items;
     cavmae__parameters_free(context, &list);
     if (task == CAVMAE_TASK_PRETRAIN) {
