@@ -20,12 +20,14 @@
  *
  * Errors. Every call that can fail returns a cavmae_status: 0, or a negative number that never changes its
  * meaning. cavmae_last_error() then has one sentence for the calling thread. Results are written only on
- * success. The library never exits, aborts, prints, or changes state of the process.
+ * success, but for arrays of the caller's that a call fills piece by piece: after a failure their contents are
+ * undefined. Calls that return a value instead give 0 or NULL for a NULL object. The library never exits, aborts,
+ * prints, or changes state of the process.
  *
  * Threads. Different objects may be used in different threads at the same time. One object may move between
  * threads but be used by one at a time, except where a function says "any thread": those may run at once on the
- * same object. A context's callbacks may be called from any thread that uses one of its objects, and log and
- * alloc also from its loaders' threads. They must not call back into an object of that context.
+ * same object. A context's callbacks may be called from any thread that uses one of its objects, and log, alloc
+ * and free also from its loaders' threads. They must not call back into an object of that context.
  *
  * Records (structs whose first field is struct_size) are set to sizeof by the caller; fields that the caller
  * did not know are taken as zero, and zero always means the default. They only grow at the end.
@@ -180,7 +182,7 @@ typedef struct cavmae_config cavmae_config;
 #define CAVMAE_P_CONTRAST_TEMPERATURE 302 /* contrast_temperature: tau. 0.05 */
 #define CAVMAE_P_CONTRAST_DIRECTION 303 /* contrast_direction: "v2a" (for each image a softmax over the audios, as the reference),
                                          * "a2v", or "both" (mean) */
-#define CAVMAE_P_NORM_PIX_LOSS 304      /* norm_pix_loss: targets normalised patch by patch. 1 */
+#define CAVMAE_P_NORM_PIX_LOSS 304      /* norm_pix_loss: targets normalised patch by patch, which takes more than one number each. 1 */
 #define CAVMAE_P_MASK_RATIO_A 305       /* mask_ratio_a: (int)(La * (1 - ratio)) audio tokens stay. 0.75 */
 #define CAVMAE_P_MASK_RATIO_V 306       /* mask_ratio_v. 0.75 */
 #define CAVMAE_P_MASK_MODE_A 307        /* mask_mode_a: "unstructured", "time", "frequency", "time_frequency" */
@@ -297,7 +299,8 @@ CAVMAE_API cavmae_status cavmae_tensor_from_dlpack(cavmae_context *context, stru
 /* Writes atomically (a temporary file beside it, then rename). npy: NumPy's format 1.0. */
 CAVMAE_API cavmae_status cavmae_tensor_save_npy(const cavmae_tensor *tensor, const char *path) CAVMAE_CHECKED;
 
-/* safetensors files. Opened by mapping; every size is checked; tensors are views of the map. */
+/* safetensors files. Opened by mapping; every size is checked; tensors are views of the map. While any of them lives the
+ * file may be replaced by rename, not written over. */
 typedef struct cavmae_safetensors cavmae_safetensors;
 CAVMAE_API cavmae_status cavmae_safetensors_open(cavmae_context *context, const char *path, cavmae_safetensors **out) CAVMAE_CHECKED;
 CAVMAE_API void cavmae_safetensors_free(cavmae_safetensors *file);
@@ -388,7 +391,7 @@ typedef struct cavmae_model cavmae_model;
 CAVMAE_API cavmae_status cavmae_model_create(const cavmae_config *config, cavmae_model **out) CAVMAE_CHECKED;
 CAVMAE_API void cavmae_model_free(cavmae_model *model);
 
-#define CAVMAE_LOAD_ALLOW_MISSING 1    /* parameters that the file lacks are initialised */
+#define CAVMAE_LOAD_ALLOW_MISSING 1    /* parameters that the file lacks are initialised, as large as its configuration says */
 #define CAVMAE_LOAD_ALLOW_UNEXPECTED 2 /* tensors that the model lacks are left out */
 
 typedef struct cavmae_load_report {
@@ -465,7 +468,7 @@ typedef struct cavmae_embedding {
 
 /* No masking. Any thread. A clip's result does not depend on its company, on threads, or on the run, to the last bit.
  * Batches of any size; memory does not grow with them. Errors: ARG (an input that an output needs is NULL, a model
- * without that modality), SHAPE, NOMEM, CANCELLED. */
+ * without that modality), SHAPE, NOMEM, CANCELLED, NOT_FINITE (an embedding to be normalised is NaN or infinite). */
 CAVMAE_API cavmae_status cavmae_embed(cavmae_model *model, const cavmae_batch *batch, const cavmae_embedding *out) CAVMAE_CHECKED;
 
 /* The same for one media file, with its middle frame of clip_frames; decoded, prepared and embedded. Any thread. */
@@ -522,7 +525,8 @@ CAVMAE_API cavmae_status cavmae_pretrain_evaluate(cavmae_trainer *trainer, const
 #define CAVMAE_OUT_POOLED_V 4
 #define CAVMAE_OUT_MASK_A 5   /* uint8 [B, La], 1 = removed */
 #define CAVMAE_OUT_MASK_V 6
-/* Copies of the last step's or evaluation's outputs. NOT_FOUND where it did not compute that. */
+/* Copies of the last step's or evaluation's outputs; of clips of different length, masks and patches of all of them
+ * one after another, [1, tokens, ...]. NOT_FOUND where it did not compute that. */
 CAVMAE_API cavmae_status cavmae_trainer_output(cavmae_trainer *trainer, int32_t which, cavmae_tensor **out) CAVMAE_CHECKED;
 /* Copy of a parameter's gradient as the last step left it. NOT_FOUND: no such parameter, or one without gradient. */
 CAVMAE_API cavmae_status cavmae_trainer_gradient(cavmae_trainer *trainer, const char *name, cavmae_tensor **out) CAVMAE_CHECKED;

@@ -92,14 +92,15 @@ static inline double distance(const array *got, const double *expected) {
 
 static inline double tolerance_of(int32_t dtype) { return dtype == CAVMAE_BFLOAT16 ? 4e-3 : 1e-6; }
 
-static inline int check_array(const array *got, const double *expected, double tolerance, const char *text, const char *file, int line) {
+static inline int check_array(const array *got, const double *expected, double tolerance, const char *text,
+                              const char *file, int line) {
     double d = distance(got, expected);
     int good = d <= tolerance;
     if (!check_report(good, file, line)) printf("%s is off by %.3g, more than %.3g\n", text, d, tolerance);
     return good;
 }
 #define CHECK_ARRAY(got, expected, tolerance) check_array((got), (expected), (tolerance), #got, __FILE__, __LINE__)
-#define CHECK_SAME(a, b) CHECK(memcmp((a)->data, (b)->data, (size_t)(a)->count * element_size((a)->dtype)) == 0)
+#define CHECK_SAME(a, b) CHECK(memcmp((a)->data, (b)->data, (size_t)(a)->count *element_size((a)->dtype)) == 0)
 
 /* ---- Backends ---- */
 
@@ -186,8 +187,8 @@ static inline double slope(double *x, loss_function *loss, void *arg) {
 }
 
 /* Compares a gradient with differences at up to `samples` places, relative to the largest slope among them. */
-static inline int check_gradient(const array *got, double *x, double *added, int samples, loss_function *loss, void *arg, double tolerance,
-                                 const char *text, const char *file, int line) {
+static inline int check_gradient(const array *got, double *x, double *added, int samples, loss_function *loss,
+                                 void *arg, double tolerance, const char *text, const char *file, int line) {
     double worst = 0, largest = 1e-9;
     int64_t stride = got->count / samples + 1;
     for (int64_t i = (int64_t)(next_random() % (uint32_t)stride); i < got->count; i += stride) {
@@ -197,12 +198,13 @@ static inline int check_gradient(const array *got, double *x, double *added, int
         if (!(d <= worst)) worst = d;
     }
     int good = worst <= tolerance * largest;
-    if (!check_report(good, file, line)) printf("%s is off by %.3g, more than %.3g of %.3g\n", text, worst, tolerance, largest);
+    if (!check_report(good, file, line))
+        printf("%s is off by %.3g, more than %.3g of %.3g\n", text, worst, tolerance, largest);
     return good;
 }
-#define CHECK_GRADIENT(got, x, loss, arg, tolerance)                                                                       \
+#define CHECK_GRADIENT(got, x, loss, arg, tolerance)                                                                   \
     check_gradient((got), (x), NULL, 24, (loss), (arg), (tolerance), #got, __FILE__, __LINE__)
-#define CHECK_GRADIENT_ADDED(got, x, added, loss, arg, tolerance)                                                          \
+#define CHECK_GRADIENT_ADDED(got, x, added, loss, arg, tolerance)                                                      \
     check_gradient((got), (x), (added), 24, (loss), (arg), (tolerance), #got, __FILE__, __LINE__)
 
 #endif

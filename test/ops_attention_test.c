@@ -68,15 +68,23 @@ static cavmae__attention make_op(const attention_case *c, const int32_t *start, 
 
 static cavmae__limits limits_of(const cavmae__attention *op, int32_t backward) {
     int64_t rows = op->segments.start_host[op->segments.count];
-    return (cavmae__limits){.rows = rows, .width = 1, .heads = op->heads, .longest = op->segments.longest, .head_dim = op->head_dim,
-                            .clips = 1, .tokens = 1, .backward = backward};
+    return (cavmae__limits){.rows = rows,
+                            .width = 1,
+                            .heads = op->heads,
+                            .longest = op->segments.longest,
+                            .head_dim = op->head_dim,
+                            .clips = 1,
+                            .tokens = 1,
+                            .backward = backward};
 }
 
-static void test_case(cavmae__backend *backend, int32_t heads, int32_t dim, int32_t segments, const int32_t *lengths, int32_t dtype) {
+static void test_case(cavmae__backend *backend, int32_t heads, int32_t dim, int32_t segments, const int32_t *lengths,
+                      int32_t dtype) {
     attention_case c = make_case(heads, dim, segments, lengths, dtype);
     cavmae__attention op = make_op(&c, c.start, segments);
     const int64_t width = (int64_t)heads * dim, rows = rows_of(&c);
-    array o = make_output(rows * width, dtype), lse = make_output(rows * heads, CAVMAE_FLOAT32), dqkv = make_output(rows * 3 * width, dtype);
+    array o = make_output(rows * width, dtype), lse = make_output(rows * heads, CAVMAE_FLOAT32),
+          dqkv = make_output(rows * 3 * width, dtype);
 
     cavmae__limits forward = limits_of(&op, 0), backward = limits_of(&op, 1);
     workspace w = make_workspace(backend, &forward);
@@ -109,7 +117,8 @@ static void test_case(cavmae__backend *backend, int32_t heads, int32_t dim, int3
 }
 
 static void test_attention(cavmae__backend *backend) {
-    static const int32_t dims[] = {4, 8, 10, 12, 20, 32, 64, 128}, mixed[] = {1, 49, 3, 20}, one[] = {131}, two[] = {64, 65};
+    static const int32_t dims[] = {4, 8, 10, 12, 20, 32, 64, 128}, mixed[] = {1, 49, 3, 20}, one[] = {131},
+                         two[] = {64, 65};
     for (int i = 0; i < 8; i++) {
         test_case(backend, 2, dims[i], 4, mixed, CAVMAE_FLOAT32);
         test_case(backend, 3, dims[i], 4, mixed, CAVMAE_BFLOAT16);

@@ -6,7 +6,8 @@ typedef struct shape {
     int32_t in, out;
 } shape;
 
-static const shape shapes[] = {{1, 4, 4}, {3, 20, 24}, {49, 24, 72}, {131, 40, 20}, {7, 72, 200}, {197, 300, 40}, {2, 600, 130}, {400, 33, 17}};
+static const shape shapes[] = {{1, 4, 4},    {3, 20, 24},    {49, 24, 72},  {131, 40, 20},
+                               {7, 72, 200}, {197, 300, 40}, {2, 600, 130}, {400, 33, 17}};
 enum { SHAPES = (int)(sizeof shapes / sizeof shapes[0]) };
 
 static double gelu(double x) { return x * 0.5 * erfc(-x / sqrt(2)); }
@@ -21,13 +22,19 @@ static void reference(const linear_case *c, int bias, int residual, double *y) {
     for (int64_t r = 0; r < c->s.rows; r++)
         for (int32_t o = 0; o < c->s.out; o++) {
             double sum = bias ? c->bias.value[o] : 0;
-            for (int32_t i = 0; i < c->s.in; i++) sum += c->x.value[r * c->s.in + i] * c->weight.value[(int64_t)o * c->s.in + i];
+            for (int32_t i = 0; i < c->s.in; i++)
+                sum += c->x.value[r * c->s.in + i] * c->weight.value[(int64_t)o * c->s.in + i];
             y[r * c->s.out + o] = sum + (residual ? c->residual.value[r * c->s.out + o] : 0);
         }
 }
 
 static cavmae__limits limits_of(shape s) {
-    return (cavmae__limits){.rows = s.rows, .width = s.in > s.out ? s.in : s.out, .weight = (int64_t)s.in * s.out, .clips = 1, .tokens = 1, .backward = 1};
+    return (cavmae__limits){.rows = s.rows,
+                            .width = s.in > s.out ? s.in : s.out,
+                            .weight = (int64_t)s.in * s.out,
+                            .clips = 1,
+                            .tokens = 1,
+                            .backward = 1};
 }
 
 static linear_case make_case(shape s, int32_t dtype) {
@@ -51,9 +58,17 @@ static void test_forward(cavmae__backend *backend, shape s, int32_t x_dtype, int
     cavmae__limits limits = limits_of(s);
     workspace w = make_workspace(backend, &limits);
     array y = make_output(s.rows * s.out, y_dtype), g = make_output(s.rows * s.out, y_dtype);
-    double *expected = calloc((size_t)y.count, sizeof *expected), tolerance = tolerance_of(x_dtype) + tolerance_of(y_dtype);
-    cavmae__linear op = {.rows = s.rows, .in = s.in, .out = s.out, .x_dtype = x_dtype, .y_dtype = y_dtype, .x = c.x.data,
-                         .weight = c.weight.data, .y = y.data, .workspace = w.memory};
+    double *expected = calloc((size_t)y.count, sizeof *expected),
+           tolerance = tolerance_of(x_dtype) + tolerance_of(y_dtype);
+    cavmae__linear op = {.rows = s.rows,
+                         .in = s.in,
+                         .out = s.out,
+                         .x_dtype = x_dtype,
+                         .y_dtype = y_dtype,
+                         .x = c.x.data,
+                         .weight = c.weight.data,
+                         .y = y.data,
+                         .workspace = w.memory};
     reference(&c, 0, 0, expected);
     CHECK_OK(backend->ops->linear(backend, &op));
     CHECK_ARRAY(&y, expected, tolerance);
@@ -103,7 +118,8 @@ static double grad_loss(void *arg) {
     for (int64_t r = 0; r < c->s.rows; r++)
         for (int32_t o = 0; o < c->s.out; o++) {
             double sum = c->bias.value[o];
-            for (int32_t i = 0; i < c->s.in; i++) sum += c->x.value[r * c->s.in + i] * c->weight.value[(int64_t)o * c->s.in + i];
+            for (int32_t i = 0; i < c->s.in; i++)
+                sum += c->x.value[r * c->s.in + i] * c->weight.value[(int64_t)o * c->s.in + i];
             loss += sum * c->factor.value[r * c->s.out + o];
         }
     return loss;
@@ -123,10 +139,23 @@ static void test_grad(cavmae__backend *backend, shape s, int32_t dtype, int with
         }
     }
     array dx = make_output(s.rows * s.in, dtype);
-    array dweight = make_input((int64_t)s.in * s.out, CAVMAE_FLOAT32, -1, 1), dbias = make_input(s.out, CAVMAE_FLOAT32, -1, 1);
-    cavmae__linear_grad op = {.rows = s.rows, .in = s.in, .out = s.out, .x_dtype = dtype, .dy_dtype = dtype, .dx_dtype = dtype,
-                              .accumulate = accumulate, .x = c->x.data, .weight = c->weight.data, .dy = c->factor.data,
-                              .gelu_input = g.u.data, .dx = dx.data, .dweight = dweight.data, .dbias = dbias.data, .workspace = w.memory};
+    array dweight = make_input((int64_t)s.in * s.out, CAVMAE_FLOAT32, -1, 1),
+          dbias = make_input(s.out, CAVMAE_FLOAT32, -1, 1);
+    cavmae__linear_grad op = {.rows = s.rows,
+                              .in = s.in,
+                              .out = s.out,
+                              .x_dtype = dtype,
+                              .dy_dtype = dtype,
+                              .dx_dtype = dtype,
+                              .accumulate = accumulate,
+                              .x = c->x.data,
+                              .weight = c->weight.data,
+                              .dy = c->factor.data,
+                              .gelu_input = g.u.data,
+                              .dx = dx.data,
+                              .dweight = dweight.data,
+                              .dbias = dbias.data,
+                              .workspace = w.memory};
     CHECK_OK(backend->ops->linear_grad(backend, &op));
     double tolerance = dtype == CAVMAE_BFLOAT16 ? 1e-2 : 3e-6;
     CHECK_GRADIENT(&dx, g.u.data ? g.u.value : c->x.value, grad_loss, &g, tolerance);
@@ -160,7 +189,8 @@ static void test_grad(cavmae__backend *backend, shape s, int32_t dtype, int with
 static void test_linear(cavmae__backend *backend) {
     for (int i = 0; i < SHAPES; i++) {
         for (int dtypes = 0; dtypes < 4; dtypes++)
-            test_forward(backend, shapes[i], dtypes & 1 ? CAVMAE_BFLOAT16 : CAVMAE_FLOAT32, dtypes & 2 ? CAVMAE_BFLOAT16 : CAVMAE_FLOAT32);
+            test_forward(backend, shapes[i], dtypes & 1 ? CAVMAE_BFLOAT16 : CAVMAE_FLOAT32,
+                         dtypes & 2 ? CAVMAE_BFLOAT16 : CAVMAE_FLOAT32);
         test_grad(backend, shapes[i], CAVMAE_FLOAT32, i % 2, i % 3 == 0);
         test_grad(backend, shapes[i], CAVMAE_BFLOAT16, i % 2 == 0, i % 3 == 0);
     }
@@ -172,13 +202,31 @@ static void test_company(cavmae__backend *backend, int32_t dtype, int32_t in, in
     linear_case c = make_case((shape){ROWS, in, out}, dtype);
     cavmae__limits limits = limits_of(c.s);
     workspace w = make_workspace(backend, &limits);
-    array all = make_output((int64_t)ROWS * out, CAVMAE_FLOAT32), few = make_output((int64_t)ROWS * out, CAVMAE_FLOAT32);
-    array dx_all = make_output((int64_t)ROWS * in, CAVMAE_FLOAT32), dx_few = make_output((int64_t)ROWS * in, CAVMAE_FLOAT32);
+    array all = make_output((int64_t)ROWS * out, CAVMAE_FLOAT32),
+          few = make_output((int64_t)ROWS * out, CAVMAE_FLOAT32);
+    array dx_all = make_output((int64_t)ROWS * in, CAVMAE_FLOAT32),
+          dx_few = make_output((int64_t)ROWS * in, CAVMAE_FLOAT32);
     c.factor = make_input((int64_t)ROWS * out, dtype, -1, 1);
-    cavmae__linear op = {.rows = ROWS, .in = in, .out = out, .x_dtype = dtype, .y_dtype = CAVMAE_FLOAT32, .x = c.x.data,
-                         .weight = c.weight.data, .bias = c.bias.data, .y = all.data, .workspace = w.memory};
-    cavmae__linear_grad grad = {.rows = ROWS, .in = in, .out = out, .x_dtype = dtype, .dy_dtype = dtype, .dx_dtype = CAVMAE_FLOAT32,
-                                .weight = c.weight.data, .dy = c.factor.data, .dx = dx_all.data, .workspace = w.memory};
+    cavmae__linear op = {.rows = ROWS,
+                         .in = in,
+                         .out = out,
+                         .x_dtype = dtype,
+                         .y_dtype = CAVMAE_FLOAT32,
+                         .x = c.x.data,
+                         .weight = c.weight.data,
+                         .bias = c.bias.data,
+                         .y = all.data,
+                         .workspace = w.memory};
+    cavmae__linear_grad grad = {.rows = ROWS,
+                                .in = in,
+                                .out = out,
+                                .x_dtype = dtype,
+                                .dy_dtype = dtype,
+                                .dx_dtype = CAVMAE_FLOAT32,
+                                .weight = c.weight.data,
+                                .dy = c.factor.data,
+                                .dx = dx_all.data,
+                                .workspace = w.memory};
     CHECK_OK(backend->ops->linear(backend, &op));
     CHECK_OK(backend->ops->linear_grad(backend, &grad));
     int same = 1;
@@ -218,12 +266,31 @@ static array thread_results(cavmae__backend *backend) {
     cavmae__limits limits = limits_of(s);
     workspace w = make_workspace(backend, &limits);
     array all = make_output(s.rows * (s.in + s.out) + (int64_t)s.in * s.out + s.out, CAVMAE_FLOAT32);
-    float *y = all.data, *dx = y + s.rows * s.out, *dweight = dx + s.rows * s.in, *dbias = dweight + (int64_t)s.in * s.out;
-    cavmae__linear op = {.rows = s.rows, .in = s.in, .out = s.out, .x_dtype = c->x.dtype, .y_dtype = CAVMAE_FLOAT32, .x = c->x.data,
-                         .weight = c->weight.data, .bias = c->bias.data, .y = y, .workspace = w.memory};
-    cavmae__linear_grad grad = {.rows = s.rows, .in = s.in, .out = s.out, .x_dtype = c->x.dtype, .dy_dtype = c->factor.dtype,
-                                .dx_dtype = CAVMAE_FLOAT32, .x = c->x.data, .weight = c->weight.data, .dy = c->factor.data, .dx = dx,
-                                .dweight = dweight, .dbias = dbias, .workspace = w.memory};
+    float *y = all.data, *dx = y + s.rows * s.out, *dweight = dx + s.rows * s.in,
+          *dbias = dweight + (int64_t)s.in * s.out;
+    cavmae__linear op = {.rows = s.rows,
+                         .in = s.in,
+                         .out = s.out,
+                         .x_dtype = c->x.dtype,
+                         .y_dtype = CAVMAE_FLOAT32,
+                         .x = c->x.data,
+                         .weight = c->weight.data,
+                         .bias = c->bias.data,
+                         .y = y,
+                         .workspace = w.memory};
+    cavmae__linear_grad grad = {.rows = s.rows,
+                                .in = s.in,
+                                .out = s.out,
+                                .x_dtype = c->x.dtype,
+                                .dy_dtype = c->factor.dtype,
+                                .dx_dtype = CAVMAE_FLOAT32,
+                                .x = c->x.data,
+                                .weight = c->weight.data,
+                                .dy = c->factor.data,
+                                .dx = dx,
+                                .dweight = dweight,
+                                .dbias = dbias,
+                                .workspace = w.memory};
     CHECK_OK(backend->ops->linear(backend, &op));
     CHECK_OK(backend->ops->linear_grad(backend, &grad));
     free_workspace(&w);

@@ -30,7 +30,8 @@ static void norm_reference(const norm_case *c) {
             c->mean[r] = mean;
             c->rstd[r] = 1 / sqrt(square + norm_eps);
             for (int32_t j = 0; j < c->width; j++)
-                c->y[r * c->width + j] = (x[j] - mean) * c->rstd[r] * c->gamma.value[g * c->width + j] + c->beta.value[g * c->width + j];
+                c->y[r * c->width + j] =
+                    (x[j] - mean) * c->rstd[r] * c->gamma.value[g * c->width + j] + c->beta.value[g * c->width + j];
         }
 }
 
@@ -43,7 +44,8 @@ static double norm_loss(void *arg) {
     return sum;
 }
 
-static void test_norm(cavmae__backend *backend, int32_t width, int32_t groups, const int64_t *rows, int32_t dtype, int accumulate) {
+static void test_norm(cavmae__backend *backend, int32_t width, int32_t groups, const int64_t *rows, int32_t dtype,
+                      int accumulate) {
     norm_case c = {.width = width, .groups = groups};
     memcpy(c.rows, rows, (size_t)groups * sizeof *rows);
     const int64_t all = norm_rows(&c), count = all * width;
@@ -55,15 +57,27 @@ static void test_norm(cavmae__backend *backend, int32_t width, int32_t groups, c
     c.y = calloc((size_t)count, sizeof(double));
     c.mean = calloc((size_t)all, sizeof(double));
     c.rstd = calloc((size_t)all, sizeof(double));
-    array y = make_output(count, dtype), mean = make_output(all, CAVMAE_FLOAT32), rstd = make_output(all, CAVMAE_FLOAT32);
-    array dgamma = make_input(c.gamma.count, CAVMAE_FLOAT32, -1, 1), dbeta = make_input(c.gamma.count, CAVMAE_FLOAT32, -1, 1);
+    array y = make_output(count, dtype), mean = make_output(all, CAVMAE_FLOAT32),
+          rstd = make_output(all, CAVMAE_FLOAT32);
+    array dgamma = make_input(c.gamma.count, CAVMAE_FLOAT32, -1, 1),
+          dbeta = make_input(c.gamma.count, CAVMAE_FLOAT32, -1, 1);
     array dx = make_output(count, CAVMAE_FLOAT32);
     cavmae__limits limits = {.rows = all, .width = width, .clips = 1, .tokens = 1, .backward = 1};
     workspace w = make_workspace(backend, &limits);
 
-    cavmae__layernorm op = {.width = width, .group_count = groups, .eps = (float)norm_eps, .y_dtype = dtype, .x = c.x.data, .y = y.data,
-                            .mean = mean.data, .rstd = rstd.data, .dy = c.factor.data, .add = c.add.data, .dx = dx.data,
-                            .accumulate = accumulate, .workspace = w.memory};
+    cavmae__layernorm op = {.width = width,
+                            .group_count = groups,
+                            .eps = (float)norm_eps,
+                            .y_dtype = dtype,
+                            .x = c.x.data,
+                            .y = y.data,
+                            .mean = mean.data,
+                            .rstd = rstd.data,
+                            .dy = c.factor.data,
+                            .add = c.add.data,
+                            .dx = dx.data,
+                            .accumulate = accumulate,
+                            .workspace = w.memory};
     for (int32_t g = 0; g < groups; g++)
         op.group[g] = (cavmae__norm_group){rows[g], (float *)c.gamma.data + g * width, (float *)c.beta.data + g * width,
                                            (float *)dgamma.data + g * width, (float *)dbeta.data + g * width};
@@ -90,7 +104,8 @@ static void test_norm(cavmae__backend *backend, int32_t width, int32_t groups, c
     CHECK_OK(backend->ops->layernorm_grad(backend, &op));
     CHECK_SAME(&in_place, &dx);
 
-    array *arrays[] = {&c.x, &c.gamma, &c.beta, &c.factor, &c.add, &y, &mean, &rstd, &dgamma, &dbeta, &dx, &without, &in_place};
+    array *arrays[] = {&c.x,  &c.gamma, &c.beta, &c.factor, &c.add,   &y,       &mean,
+                       &rstd, &dgamma,  &dbeta,  &dx,       &without, &in_place};
     for (size_t i = 0; i < sizeof arrays / sizeof *arrays; i++) free_array(arrays[i]);
     free(c.y);
     free(c.mean);
@@ -102,7 +117,8 @@ static void test_norms(cavmae__backend *backend) {
     static const int32_t widths[] = {4, 20, 24, 40, 72, 130};
     static const int64_t rows[][4] = {{1}, {3, 49}, {131, 1, 64}, {20, 0, 70, 5}};
     for (int i = 0; i < 6; i++)
-        for (int g = 1; g <= 4; g++) test_norm(backend, widths[i], g, rows[g - 1], (i + g) % 2 ? CAVMAE_FLOAT32 : CAVMAE_BFLOAT16, g == 2);
+        for (int g = 1; g <= 4; g++)
+            test_norm(backend, widths[i], g, rows[g - 1], (i + g) % 2 ? CAVMAE_FLOAT32 : CAVMAE_BFLOAT16, g == 2);
 }
 
 /* ---- Patches and the reconstruction loss ---- */
@@ -121,7 +137,8 @@ static void make_sound(patch_case *c, int32_t patch) {
     const int64_t bins = 2 * patch;
     c->offset[1] = 5 + 3 * patch * bins;
     c->data = make_input(c->offset[1] + 2 * patch * bins, CAVMAE_FLOAT32, -1, 1);
-    c->source = (cavmae__patch_source){.channel_stride = 0, .row_stride = 1, .column_stride = bins, .channels = 1, .patch = patch};
+    c->source = (cavmae__patch_source){
+        .channel_stride = 0, .row_stride = 1, .column_stride = bins, .channels = 1, .patch = patch};
 }
 
 static void make_pictures(patch_case *c, int32_t patch) {
@@ -129,7 +146,8 @@ static void make_pictures(patch_case *c, int32_t patch) {
     const int64_t wide = 3 * patch, high = 2 * patch;
     c->offset[1] = 3 * wide * high;
     c->data = make_input(2 * 3 * wide * high, CAVMAE_FLOAT32, -1, 1);
-    c->source = (cavmae__patch_source){.channel_stride = wide * high, .row_stride = wide, .column_stride = 1, .channels = 3, .patch = patch};
+    c->source = (cavmae__patch_source){
+        .channel_stride = wide * high, .row_stride = wide, .column_stride = 1, .channels = 3, .patch = patch};
 }
 
 /* Every token, the last first. */
@@ -147,14 +165,17 @@ static void list_tokens(patch_case *c) {
 static double pixel(const patch_case *c, int32_t k, int32_t channel, int32_t y, int32_t x) {
     const cavmae__patch_source *s = &c->source;
     int32_t columns = c->columns[c->clip[k]];
-    int64_t row = (int64_t)(c->token[k] / columns) * s->patch + y, column = (int64_t)(c->token[k] % columns) * s->patch + x;
-    return c->data.value[c->offset[c->clip[k]] + channel * s->channel_stride + row * s->row_stride + column * s->column_stride];
+    int64_t row = (int64_t)(c->token[k] / columns) * s->patch + y,
+            column = (int64_t)(c->token[k] % columns) * s->patch + x;
+    return c->data
+        .value[c->offset[c->clip[k]] + channel * s->channel_stride + row * s->row_stride + column * s->column_stride];
 }
 
 static void test_patches_of(cavmae__backend *backend, const patch_case *c, int32_t dtype) {
     const int32_t patch = c->source.patch, channels = c->source.channels;
     array y = make_output((int64_t)c->count * channels * patch * patch, dtype);
-    cavmae__patches op = {.source = c->source, .rows = c->count, .clip = c->clip, .token = c->token, .y_dtype = dtype, .y = y.data};
+    cavmae__patches op = {
+        .source = c->source, .rows = c->count, .clip = c->clip, .token = c->token, .y_dtype = dtype, .y = y.data};
     CHECK_OK(backend->ops->patches(backend, &op));
     double *expected = calloc((size_t)y.count, sizeof *expected), *to = expected;
     for (int32_t k = 0; k < c->count; k++)
@@ -175,13 +196,15 @@ typedef struct loss_case {
 } loss_case;
 
 static double mae_reference(const loss_case *c) {
-    const int32_t patch = c->patches->source.patch, channels = c->patches->source.channels, width = patch * patch * channels;
+    const int32_t patch = c->patches->source.patch, channels = c->patches->source.channels,
+                  width = patch * patch * channels;
     double total = 0, *target = calloc((size_t)width, sizeof *target);
     for (int32_t k = 0; k < c->patches->count; k++) {
         double mean = 0, square = 0, *to = target;
         if (!c->mask[k]) continue;
         for (int32_t i = 0; i < patch * patch; i++)
-            for (int32_t channel = 0; channel < channels; channel++) *to++ = pixel(c->patches, k, channel, i / patch, i % patch);
+            for (int32_t channel = 0; channel < channels; channel++)
+                *to++ = pixel(c->patches, k, channel, i / patch, i % patch);
         for (int32_t j = 0; j < width; j++) mean += target[j] / width;
         for (int32_t j = 0; j < width; j++) square += (target[j] - mean) * (target[j] - mean) / (width - 1);
         for (int32_t j = 0; j < width; j++) {
@@ -204,8 +227,16 @@ static void test_loss_of(cavmae__backend *backend, patch_case *patches, int32_t 
     for (int32_t k = 0; k < patches->count; k++) c.removed += c.mask[k] = k % 3 != 1;
     double loss = NAN, again = NAN;
     array dpred = make_output(c.pred.count, CAVMAE_FLOAT32);
-    cavmae__mae_loss op = {.source = patches->source, .rows = patches->count, .clip = patches->clip, .token = patches->token, .mask = c.mask,
-                           .removed = c.removed, .pred = c.pred.data, .weight = c.weight, .norm_pix = norm_pix, .loss = &loss,
+    cavmae__mae_loss op = {.source = patches->source,
+                           .rows = patches->count,
+                           .clip = patches->clip,
+                           .token = patches->token,
+                           .mask = c.mask,
+                           .removed = c.removed,
+                           .pred = c.pred.data,
+                           .weight = c.weight,
+                           .norm_pix = norm_pix,
+                           .loss = &loss,
                            .workspace = w.memory};
     CHECK_OK(backend->ops->mae_loss(backend, &op));
     CHECK_CLOSE(loss, mae_reference(&c), 1e-12);
@@ -250,8 +281,16 @@ static void test_place(cavmae__backend *backend, int32_t width) {
         position[k] = k % TABLE;
         row[k] = k % 7 == 6 ? -1 : ROWS - 1 - k;
     }
-    cavmae__place op = {.count = COUNT, .width = width, .x = x.data, .fill = fill.data, .table = table.data, .vector = vector.data,
-                        .source = source, .position = position, .row = row, .out = out.data};
+    cavmae__place op = {.count = COUNT,
+                        .width = width,
+                        .x = x.data,
+                        .fill = fill.data,
+                        .table = table.data,
+                        .vector = vector.data,
+                        .source = source,
+                        .position = position,
+                        .row = row,
+                        .out = out.data};
     CHECK_OK(backend->ops->place(backend, &op));
     for (int32_t k = 0; k < COUNT; k++)
         for (int32_t j = 0; j < width && row[k] >= 0; j++)
@@ -267,20 +306,29 @@ static void test_place(cavmae__backend *backend, int32_t width) {
     for (size_t i = 0; i < sizeof arrays / sizeof *arrays; i++) free_array(arrays[i]);
 }
 
-static void test_table_grad(cavmae__backend *backend, int32_t width, int32_t table_rows, int with_index, int with_row, int accumulate) {
+static void test_table_grad(cavmae__backend *backend, int32_t width, int32_t table_rows, int with_index, int with_row,
+                            int accumulate) {
     enum { COUNT = 300, ROWS = 400 };
-    array dy = make_input(ROWS * width, CAVMAE_FLOAT32, -1, 1), table = make_input(table_rows * width, CAVMAE_FLOAT32, -1, 1);
+    array dy = make_input(ROWS * width, CAVMAE_FLOAT32, -1, 1),
+          table = make_input(table_rows * width, CAVMAE_FLOAT32, -1, 1);
     int32_t index[COUNT], row[COUNT];
     for (int32_t k = 0; k < COUNT; k++) {
         index[k] = (int32_t)(next_random() % (uint32_t)(table_rows + 1)) - 1;
         row[k] = ROWS - 1 - k;
     }
-    cavmae__table_grad op = {.count = COUNT, .width = width, .table_rows = table_rows, .accumulate = accumulate, .dy = dy.data,
-                             .index = with_index ? index : NULL, .row = with_row ? row : NULL, .dtable = table.data};
+    cavmae__table_grad op = {.count = COUNT,
+                             .width = width,
+                             .table_rows = table_rows,
+                             .accumulate = accumulate,
+                             .dy = dy.data,
+                             .index = with_index ? index : NULL,
+                             .row = with_row ? row : NULL,
+                             .dtable = table.data};
     if (!accumulate) memset(table.value, 0, (size_t)table.count * sizeof(double));
     for (int32_t k = 0; k < COUNT; k++)
         for (int32_t j = 0; j < width; j++)
-            if (!with_index || index[k] >= 0) table.value[(with_index ? index[k] : 0) * width + j] += dy.value[(with_row ? row[k] : k) * width + j];
+            if (!with_index || index[k] >= 0)
+                table.value[(with_index ? index[k] : 0) * width + j] += dy.value[(with_row ? row[k] : k) * width + j];
     CHECK_OK(backend->ops->table_grad(backend, &op));
     CHECK_ARRAY(&table, table.value, 1e-6);
     free_array(&dy);
@@ -297,7 +345,8 @@ static void test_combine(cavmae__backend *backend, int32_t width) {
     }
     for (int both = 0; both < 2; both++) {
         array y = make_output(ROWS * width, CAVMAE_FLOAT32);
-        cavmae__combine op = {.rows = ROWS, .width = width, .x = x.data, .first = first, .second = both ? second : NULL, .y = y.data};
+        cavmae__combine op = {
+            .rows = ROWS, .width = width, .x = x.data, .first = first, .second = both ? second : NULL, .y = y.data};
         CHECK_OK(backend->ops->combine(backend, &op));
         for (int32_t r = 0; r < ROWS; r++)
             for (int32_t j = 0; j < width; j++)
@@ -320,7 +369,8 @@ static void test_segment_mean(cavmae__backend *backend, int32_t width) {
                 y.value[s * width + j] += x.value[r * width + j] / (start[s + 1] - start[s]);
                 dx.value[r * width + j] = dy.value[s * width + j] / (start[s + 1] - start[s]);
             }
-    cavmae__segment_mean op = {.width = width, .segments = segments, .x = x.data, .y = y.data, .dy = dy.data, .dx = dx.data};
+    cavmae__segment_mean op = {
+        .width = width, .segments = segments, .x = x.data, .y = y.data, .dy = dy.data, .dx = dx.data};
     CHECK_OK(backend->ops->segment_mean(backend, &op));
     CHECK_OK(backend->ops->segment_mean_grad(backend, &op));
     CHECK_ARRAY(&y, y.value, 1e-6);
@@ -397,8 +447,16 @@ static void test_contrastive_of(cavmae__backend *backend, int32_t count, int32_t
     }
     array da = make_output(c.a.count, CAVMAE_FLOAT32), dv = make_output(c.a.count, CAVMAE_FLOAT32);
     double loss = NAN, accuracy = NAN;
-    cavmae__contrastive op = {.count = count, .width = width, .direction = direction, .temperature = c.temperature, .weight = c.weight,
-                              .a = c.a.data, .v = c.v.data, .loss = &loss, .accuracy = &accuracy, .workspace = w.memory};
+    cavmae__contrastive op = {.count = count,
+                              .width = width,
+                              .direction = direction,
+                              .temperature = c.temperature,
+                              .weight = c.weight,
+                              .a = c.a.data,
+                              .v = c.v.data,
+                              .loss = &loss,
+                              .accuracy = &accuracy,
+                              .workspace = w.memory};
     double expected = pair_reference(&c) / c.weight;
     CHECK_OK(backend->ops->contrastive(backend, &op));
     CHECK_CLOSE(loss, expected, 1e-10 * expected + 1e-15);
@@ -429,8 +487,15 @@ static void test_contrastive_ties(cavmae__backend *backend) {
     cavmae__limits limits = {.rows = 1, .width = WIDTH, .clips = COUNT, .tokens = 1};
     workspace w = make_workspace(backend, &limits);
     for (int i = 0; i < COUNT * WIDTH; i++) x[i] = 1;
-    cavmae__contrastive op = {.count = COUNT, .width = WIDTH, .temperature = 1, .weight = 1, .a = x, .v = x, .loss = &loss,
-                              .accuracy = &accuracy, .workspace = w.memory};
+    cavmae__contrastive op = {.count = COUNT,
+                              .width = WIDTH,
+                              .temperature = 1,
+                              .weight = 1,
+                              .a = x,
+                              .v = x,
+                              .loss = &loss,
+                              .accuracy = &accuracy,
+                              .workspace = w.memory};
     CHECK_OK(backend->ops->contrastive(backend, &op));
     CHECK_CLOSE(loss, log(COUNT), 1e-12);
     CHECK_CLOSE(accuracy, 0.25, 0);
@@ -441,18 +506,31 @@ static void test_contrastive_ties(cavmae__backend *backend) {
 
 static void test_adam_of(cavmae__backend *backend, int64_t count, int32_t decoupled, double scale) {
     const double lr = 1e-2, beta1 = 0.95, beta2 = 0.999, eps = 1e-8, decay = 5e-2;
-    array p = make_input(count, CAVMAE_FLOAT32, -1, 1), m = make_input(count, CAVMAE_FLOAT32, 0, 0), v = make_input(count, CAVMAE_FLOAT32, 0, 0);
+    array p = make_input(count, CAVMAE_FLOAT32, -1, 1), m = make_input(count, CAVMAE_FLOAT32, 0, 0),
+          v = make_input(count, CAVMAE_FLOAT32, 0, 0);
     for (int64_t update = 1; update <= 3; update++) {
         array grad = make_input(count, CAVMAE_FLOAT32, -1, 1);
-        cavmae__adam op = {.count = count, .update = update, .p = p.data, .m = m.data, .v = v.data, .grad = grad.data, .lr = lr, .beta1 = beta1,
-                           .beta2 = beta2, .eps = eps, .weight_decay = decay, .grad_scale = scale, .decoupled = decoupled};
+        cavmae__adam op = {.count = count,
+                           .update = update,
+                           .p = p.data,
+                           .m = m.data,
+                           .v = v.data,
+                           .grad = grad.data,
+                           .lr = lr,
+                           .beta1 = beta1,
+                           .beta2 = beta2,
+                           .eps = eps,
+                           .weight_decay = decay,
+                           .grad_scale = scale,
+                           .decoupled = decoupled};
         CHECK_OK(backend->ops->adam(backend, &op));
         for (int64_t i = 0; i < count; i++) {
             double g = grad.value[i] * scale + (decoupled ? 0 : decay * p.value[i]);
             if (decoupled) p.value[i] *= 1 - lr * decay;
             m.value[i] = beta1 * m.value[i] + (1 - beta1) * g;
             v.value[i] = beta2 * v.value[i] + (1 - beta2) * g * g;
-            p.value[i] -= lr / (1 - pow(beta1, (double)update)) * m.value[i] / (sqrt(v.value[i]) / sqrt(1 - pow(beta2, (double)update)) + eps);
+            p.value[i] -= lr / (1 - pow(beta1, (double)update)) * m.value[i] /
+                          (sqrt(v.value[i]) / sqrt(1 - pow(beta2, (double)update)) + eps);
         }
         free_array(&grad);
     }
@@ -528,14 +606,23 @@ static void test_unstructured(cavmae__backend *backend) {
     cavmae__limits limits = {.rows = 1, .width = 1, .clips = CLIPS, .tokens = TOKENS};
     limits.clips = 1;
     workspace w = make_workspace(backend, &limits);
-    cavmae__draw_masks op = {.seed = 7, .step = 3, .purpose = CAVMAE__PURPOSE_MASK_A, .clips = CLIPS, .rows = ROWS, .columns = COLUMNS,
-                             .keep = KEEP, .ratio = 0.75, .mask = mask, .workspace = w.memory};
+    cavmae__draw_masks op = {.seed = 7,
+                             .step = 3,
+                             .purpose = CAVMAE__PURPOSE_MASK_A,
+                             .clips = CLIPS,
+                             .rows = ROWS,
+                             .columns = COLUMNS,
+                             .keep = KEEP,
+                             .ratio = 0.75,
+                             .mask = mask,
+                             .workspace = w.memory};
     CHECK_OK(backend->ops->draw_masks(backend, &op));
     double deviation = 0;
     int counts = 1;
     for (int64_t clip = 0; clip < CLIPS; clip++) counts &= count_removed(mask + clip * TOKENS, TOKENS) == TOKENS - KEEP;
     CHECK(counts);
-    for (int t = 0; t < TOKENS; t++) { /* each token is removed in three quarters of the clips, +- 6 standard deviations */
+    for (int t = 0; t < TOKENS;
+         t++) { /* each token is removed in three quarters of the clips, +- 6 standard deviations */
         double removed = 0;
         for (int64_t clip = 0; clip < CLIPS; clip++) removed += mask[clip * TOKENS + t];
         deviation = fmax(deviation, fabs(removed - 0.75 * CLIPS));
@@ -559,8 +646,15 @@ static void test_ties(cavmae__backend *backend) {
     const cavmae__philox stream = cavmae__philox_key(1, CAVMAE__PURPOSE_MASK_JOINT, 0, 0);
     cavmae__limits limits = {.rows = 1, .width = 1, .clips = 1, .tokens = TOKENS};
     workspace w = make_workspace(backend, &limits);
-    cavmae__draw_masks op = {.seed = 1, .purpose = CAVMAE__PURPOSE_MASK_JOINT, .clips = 1, .rows = 1, .columns = TOKENS, .keep = TOKENS / 4,
-                             .ratio = 0.75, .mask = mask, .workspace = w.memory};
+    cavmae__draw_masks op = {.seed = 1,
+                             .purpose = CAVMAE__PURPOSE_MASK_JOINT,
+                             .clips = 1,
+                             .rows = 1,
+                             .columns = TOKENS,
+                             .keep = TOKENS / 4,
+                             .ratio = 0.75,
+                             .mask = mask,
+                             .workspace = w.memory};
     CHECK_OK(backend->ops->draw_masks(backend, &op));
     CHECK(count_removed(mask, TOKENS) == TOKENS - TOKENS / 4);
     float last_kept = 0, first_removed = 1;
@@ -583,9 +677,20 @@ static void test_structured(cavmae__backend *backend) {
     workspace w = make_workspace(backend, &limits);
     int chosen[COLUMNS] = {0};
     for (int32_t mode = 1; mode <= 3; mode++) {
-        cavmae__draw_masks op = {.seed = 5, .purpose = CAVMAE__PURPOSE_MASK_V, .mode = mode, .clips = CLIPS, .rows = ROWS, .columns = COLUMNS,
-                                 .keep = TOKENS / 4, .ratio = 0.75, .mask = mask, .workspace = w.memory};
-        if (mode == 3) op.keep = 5 * 31; /* (int)(64 * .525) = 33 columns and (int)(8 * .525) = 4 rows are dropped: 31 x 4 tokens stay first */
+        cavmae__draw_masks op = {.seed = 5,
+                                 .purpose = CAVMAE__PURPOSE_MASK_V,
+                                 .mode = mode,
+                                 .clips = CLIPS,
+                                 .rows = ROWS,
+                                 .columns = COLUMNS,
+                                 .keep = TOKENS / 4,
+                                 .ratio = 0.75,
+                                 .mask = mask,
+                                 .workspace = w.memory};
+        if (mode == 3)
+            op.keep =
+                5 *
+                31; /* (int)(64 * .525) = 33 columns and (int)(8 * .525) = 4 rows are dropped: 31 x 4 tokens stay first */
         CHECK_OK(backend->ops->draw_masks(backend, &op));
         for (int clip = 0; clip < CLIPS; clip++) {
             const uint8_t *m = mask + clip * TOKENS;
@@ -662,20 +767,41 @@ static array thread_results(cavmae__backend *backend) {
     enum { ROWS = 1000, WIDTH = 200, CLIPS = 20 };
     cavmae__limits limits = {.rows = ROWS, .width = WIDTH, .clips = CLIPS, .tokens = 1, .backward = 1};
     workspace w = make_workspace(backend, &limits);
-    array all = make_output(ROWS * WIDTH + 3 * WIDTH + 2 * CLIPS * WIDTH + 6, CAVMAE_FLOAT32), mean = make_output(2 * ROWS, CAVMAE_FLOAT32);
+    array all = make_output(ROWS * WIDTH + 3 * WIDTH + 2 * CLIPS * WIDTH + 6, CAVMAE_FLOAT32),
+          mean = make_output(2 * ROWS, CAVMAE_FLOAT32);
     float *to = all.data, *rstd = (float *)mean.data + ROWS;
     double *scalars = aligned_alloc(64, 64);
-    cavmae__layernorm norm = {.width = WIDTH, .group_count = 1, .group = {{ROWS, thread_gamma.data, thread_gamma.data, to + ROWS * WIDTH, to + ROWS * WIDTH + WIDTH}},
-                              .eps = 1e-5f, .y_dtype = CAVMAE_FLOAT32, .x = thread_x.data, .y = to, .mean = mean.data, .rstd = rstd,
-                              .dy = thread_dy.data, .dx = to, .workspace = w.memory};
+    cavmae__layernorm norm = {
+        .width = WIDTH,
+        .group_count = 1,
+        .group = {{ROWS, thread_gamma.data, thread_gamma.data, to + ROWS * WIDTH, to + ROWS * WIDTH + WIDTH}},
+        .eps = 1e-5f,
+        .y_dtype = CAVMAE_FLOAT32,
+        .x = thread_x.data,
+        .y = to,
+        .mean = mean.data,
+        .rstd = rstd,
+        .dy = thread_dy.data,
+        .dx = to,
+        .workspace = w.memory};
     CHECK_OK(backend->ops->layernorm(backend, &norm));
     CHECK_OK(backend->ops->layernorm_grad(backend, &norm));
     to += ROWS * WIDTH + 2 * WIDTH;
-    cavmae__table_grad table = {.count = ROWS, .width = WIDTH, .table_rows = 1, .dy = thread_dy.data, .dtable = to, .workspace = w.memory};
+    cavmae__table_grad table = {
+        .count = ROWS, .width = WIDTH, .table_rows = 1, .dy = thread_dy.data, .dtable = to, .workspace = w.memory};
     CHECK_OK(backend->ops->table_grad(backend, &table));
     to += WIDTH;
-    cavmae__contrastive pairs = {.count = CLIPS, .width = WIDTH, .direction = 2, .temperature = 0.05, .weight = 1, .a = thread_x.data,
-                                 .v = thread_dy.data, .da = to, .dv = to + CLIPS * WIDTH, .loss = scalars, .accuracy = scalars + 1,
+    cavmae__contrastive pairs = {.count = CLIPS,
+                                 .width = WIDTH,
+                                 .direction = 2,
+                                 .temperature = 0.05,
+                                 .weight = 1,
+                                 .a = thread_x.data,
+                                 .v = thread_dy.data,
+                                 .da = to,
+                                 .dv = to + CLIPS * WIDTH,
+                                 .loss = scalars,
+                                 .accuracy = scalars + 1,
                                  .workspace = w.memory};
     CHECK_OK(backend->ops->contrastive(backend, &pairs));
     CHECK_OK(backend->ops->sum_squares(backend, thread_x.data, ROWS * WIDTH, scalars + 2, w.memory));

@@ -238,9 +238,9 @@ void cavmae__context_unref(cavmae_context *context) {
 
 void cavmae_context_free(cavmae_context *context) { cavmae__context_unref(context); }
 
-const char *cavmae_context_device(const cavmae_context *context) { return context->device; }
+const char *cavmae_context_device(const cavmae_context *context) { return context ? context->device : NULL; }
 
-int32_t cavmae_context_threads(const cavmae_context *context) { return context->options.threads; }
+int32_t cavmae_context_threads(const cavmae_context *context) { return context ? context->options.threads : 0; }
 
 int32_t cavmae__context_threads(const cavmae_context *context) { return context->options.threads; }
 

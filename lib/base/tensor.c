@@ -117,15 +117,15 @@ void cavmae_tensor_free(cavmae_tensor *tensor) {
     cavmae__context_unref(context);
 }
 
-void *cavmae_tensor_data(const cavmae_tensor *tensor) { return tensor->data; }
+void *cavmae_tensor_data(const cavmae_tensor *tensor) { return tensor ? tensor->data : NULL; }
 
-int32_t cavmae_tensor_dtype(const cavmae_tensor *tensor) { return tensor->dtype; }
+int32_t cavmae_tensor_dtype(const cavmae_tensor *tensor) { return tensor ? tensor->dtype : 0; }
 
-int32_t cavmae_tensor_dims(const cavmae_tensor *tensor) { return tensor->dims; }
+int32_t cavmae_tensor_dims(const cavmae_tensor *tensor) { return tensor ? tensor->dims : 0; }
 
-const int64_t *cavmae_tensor_shape(const cavmae_tensor *tensor) { return tensor->shape; }
+const int64_t *cavmae_tensor_shape(const cavmae_tensor *tensor) { return tensor ? tensor->shape : NULL; }
 
-int64_t cavmae_tensor_elements(const cavmae_tensor *tensor) { return tensor->elements; }
+int64_t cavmae_tensor_elements(const cavmae_tensor *tensor) { return tensor ? tensor->elements : 0; }
 
 /* ---- DLPack ---- */
 

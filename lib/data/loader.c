@@ -217,10 +217,15 @@ void cavmae__loader_state(const cavmae_loader *loader, int64_t *epoch, int64_t *
     *broken = loader->state_broken;
 }
 
-cavmae_status cavmae__loader_set_state(cavmae_loader *loader, int64_t epoch, int64_t position, int64_t broken) {
+cavmae_status cavmae__loader_check_state(const cavmae_loader *loader, int64_t epoch, int64_t position, int64_t broken) {
     if (epoch < 0 || epoch > INT32_MAX || position < 0 || position > loader->count || broken < 0)
         return cavmae__fail(CAVMAE_E_MISMATCH, "epoch %lld, entry %lld is no place of a manifest with %lld entries",
                             (long long)epoch, (long long)position, (long long)loader->count);
+    return CAVMAE_OK;
+}
+
+cavmae_status cavmae__loader_set_state(cavmae_loader *loader, int64_t epoch, int64_t position, int64_t broken) {
+    CAVMAE__TRY(cavmae__loader_check_state(loader, epoch, position, broken));
     cavmae__loader_stop(loader);
     for (int64_t i = 0; i < loader->slot_count; i++) loader->slots[i].state = CAVMAE__SLOT_EMPTY;
     loader->taken = loader->placed = 0;
@@ -239,25 +244,27 @@ cavmae_status cavmae__loader_set_state(cavmae_loader *loader, int64_t epoch, int
 
 /* ---- Questions ---- */
 
-int64_t cavmae_loader_count(const cavmae_loader *loader) { return loader->count; }
+int64_t cavmae_loader_count(const cavmae_loader *loader) { return loader ? loader->count : 0; }
 
 int64_t cavmae_loader_batches(const cavmae_loader *loader) {
+    if (!loader) return 0;
     int64_t batch = loader->source.options.batch, whole = loader->count / batch;
     return whole + (loader->count % batch && !loader->source.options.drop_last);
 }
 
-int64_t cavmae_loader_epoch(const cavmae_loader *loader) { return loader->epoch; }
+int64_t cavmae_loader_epoch(const cavmae_loader *loader) { return loader ? loader->epoch : 0; }
 
-int64_t cavmae_loader_broken(const cavmae_loader *loader) { return loader->state_broken; }
+int64_t cavmae_loader_broken(const cavmae_loader *loader) { return loader ? loader->state_broken : 0; }
 
-int32_t cavmae_loader_classes(const cavmae_loader *loader) { return (int32_t)loader->label_count; }
+int32_t cavmae_loader_classes(const cavmae_loader *loader) { return loader ? (int32_t)loader->label_count : 0; }
 
 const char *cavmae_loader_class_name(const cavmae_loader *loader, int32_t index) {
-    return loader->source.labels ? cavmae__labels_display_name(loader->source.labels, index) : NULL;
+    return loader && loader->source.labels ? cavmae__labels_display_name(loader->source.labels, index) : NULL;
 }
 
 cavmae_status cavmae_loader_item_at(cavmae_loader *loader, int64_t index, cavmae_loader_item *out) {
     cavmae_loader_item record;
+    if (!loader) return cavmae__fail(CAVMAE_E_ARG, "cavmae_loader_item_at: loader is NULL");
     cavmae__item *item = &loader->item;
     CAVMAE__TRY(cavmae__record_in(&record, sizeof record, out));
     if (index < 0 || index >= loader->count)

@@ -8,7 +8,10 @@
  * count of batches, which broken samples would change); broken the samples skipped until there. */
 void cavmae__loader_state(const cavmae_loader *loader, int64_t *epoch, int64_t *position, int64_t *broken);
 
-/* Goes to such a place, so that the next batch is exactly the one that came after it. MISMATCH: no place of this manifest. */
+/* MISMATCH where that is no place of this manifest. */
+cavmae_status cavmae__loader_check_state(const cavmae_loader *loader, int64_t epoch, int64_t position, int64_t broken);
+
+/* Goes to such a place, so that the next batch is exactly the one that came after it. Fails only as the check does. */
 cavmae_status cavmae__loader_set_state(cavmae_loader *loader, int64_t epoch, int64_t position, int64_t broken);
 
 #endif

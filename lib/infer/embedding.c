@@ -14,8 +14,9 @@ typedef struct job {
     int32_t streams, chunk;
     int32_t *columns[2]; /* host [count] grid columns of each clip; 0: modality not needed */
     cavmae__network *network;
-    float *input[2]; /* device */
-    float *pooled;   /* device [3 * chunk, D] */
+    float *input[2];    /* device */
+    float *pooled;      /* device [3 * chunk, D] */
+    float *pooled_host; /* [chunk, D] */
 } job;
 
 static const int32_t modality_streams[2] = {CAVMAE__STREAM_BOTH | CAVMAE__STREAM_A,
@@ -82,7 +83,7 @@ static cavmae_status allocate(job *j) {
     }
     CAVMAE__TRY(backend->ops->alloc(backend, (size_t)(3 * j->chunk * o->embed_dim) * sizeof(float), &memory));
     j->pooled = memory;
-    return CAVMAE_OK;
+    return CAVMAE__NEW(j->model->context, &j->pooled_host, j->chunk * o->embed_dim);
 }
 
 static void release(job *j) {
@@ -93,6 +94,7 @@ static void release(job *j) {
         cavmae__free(j->model->context, j->columns[m]);
     }
     if (j->pooled) backend->ops->free(backend, j->pooled);
+    cavmae__free(j->model->context, j->pooled_host);
 }
 
 static cavmae_status run_chunk(job *j, int32_t first, int32_t clips, const float *inputs[2]) {
@@ -124,16 +126,22 @@ static cavmae_status run_chunk(job *j, int32_t first, int32_t clips, const float
     return backend->ops->segment_mean(backend, &mean);
 }
 
-/* Divides each row by its L2 norm. */
-static cavmae_status normalize(float *rows, int64_t count, int64_t width, int32_t first, const char *what) {
-    for (int64_t i = 0; i < count; i++, rows += width) {
+/* Pooled rows on their way out: a NaN in any input of a clip is in its pooled row, too. out NULL: only looked at. */
+static cavmae_status take_pooled(const job *j, int64_t segment, int32_t first, int32_t clips, int unit_length,
+                                 const char *what, float *out) {
+    cavmae__backend *backend = j->model->backend;
+    int64_t width = j->model->options.embed_dim;
+    const float *row = j->pooled_host;
+    CAVMAE__TRY(backend->ops->download(backend, j->pooled_host, j->pooled + segment * width,
+                                       (size_t)(clips * width) * sizeof(float)));
+    for (int32_t i = 0; i < clips; i++, row += width) {
         double sum = 0;
-        for (int64_t k = 0; k < width; k++) sum += (double)rows[k] * rows[k];
+        for (int64_t k = 0; k < width; k++) sum += (double)row[k] * row[k];
         if (!isfinite(sum))
-            return cavmae__fail(CAVMAE_E_NOT_FINITE, "embed: clip %lld: the %s embedding is not finite",
-                                (long long)(first + i), what);
-        float scale = sum > 0 ? (float)(1 / sqrt(sum)) : 0;
-        for (int64_t k = 0; k < width; k++) rows[k] *= scale;
+            return cavmae__fail(CAVMAE_E_NOT_FINITE, "embed: clip %d: the %s embedding is not finite", first + i, what);
+        if (!out) continue;
+        float scale = !unit_length ? 1 : sum > 0 ? (float)(1 / sqrt(sum)) : 0;
+        for (int64_t k = 0; k < width; k++) out[(first + i) * width + k] = row[k] * scale;
     }
     return CAVMAE_OK;
 }
@@ -149,12 +157,7 @@ static cavmae_status take_results(job *j, int32_t first, int32_t clips, int64_t 
     for (int s = 0; s < 3; s++) {
         int64_t rows = n->rows.stream_rows[s];
         if (!rows) continue;
-        if (pooled[s]) {
-            float *out = pooled[s] + first * width;
-            CAVMAE__TRY(backend->ops->download(backend, out, j->pooled + segment * width,
-                                               (size_t)(clips * width) * sizeof(float)));
-            if (s) CAVMAE__TRY(normalize(out, clips, width, first, names[s]));
-        }
+        CAVMAE__TRY(take_pooled(j, segment, first, clips, s > 0, names[s], pooled[s]));
         if (unpooled[s])
             CAVMAE__TRY(backend->ops->download(backend, unpooled[s] + tokens[s] * width, n->joint_normed + row * width,
                                                (size_t)(rows * width) * sizeof(float)));
@@ -178,8 +181,8 @@ cavmae_status cavmae_embed(cavmae_model *model, const cavmae_batch *batch, const
     const float *inputs[2] = {j.batch.audio, j.batch.image};
     CAVMAE__TRY_OUT(find_columns(&j));
     CAVMAE__TRY_OUT(allocate(&j));
-    for (int32_t first = 0; first < j.batch.count; first += j.chunk) {
-        int32_t clips = j.batch.count - first < j.chunk ? j.batch.count - first : j.chunk;
+    for (int32_t first = 0, clips; first < j.batch.count; first += clips) {
+        clips = j.batch.count - first < j.chunk ? j.batch.count - first : j.chunk;
         CAVMAE__TRY_OUT(run_chunk(&j, first, clips, inputs));
         CAVMAE__TRY_OUT(take_results(&j, first, clips, tokens));
         cavmae__progress(model->context, "clips embedded", first + clips, j.batch.count);

@@ -72,6 +72,7 @@ static cavmae_status load_image(cavmae_model *model, const char *path, float **i
     const cavmae__options *o = &model->options;
     cavmae_media_info info = {.struct_size = sizeof info};
     uint8_t *rgb;
+    float *prepared = NULL;
     int32_t width, height;
     if (o->image_channels != 3)
         return cavmae__fail(CAVMAE_E_UNSUPPORTED, "%s: the model takes %lld channels, a picture has 3", path,
@@ -79,13 +80,16 @@ static cavmae_status load_image(cavmae_model *model, const char *path, float **i
     CAVMAE__TRY(cavmae_media_probe(model->context, path, &info));
     double seconds = info.seconds * (double)(o->clip_frames / 2) / (double)o->clip_frames;
     CAVMAE__TRY(cavmae__media_frame(model->context, path, seconds, &rgb, &width, &height));
-    cavmae_status status = CAVMAE__NEW(model->context, image, 3 * o->image_size * o->image_size);
-    if (status == CAVMAE_OK) {
-        status = cavmae__prepare_image(model->context, &o->image, rgb, width, height, (int64_t)width * 3, *image);
-        if (status != CAVMAE_OK) cavmae__free(model->context, *image);
-    }
+    cavmae_status status = CAVMAE__NEW(model->context, &prepared, 3 * o->image_size * o->image_size);
+    if (status == CAVMAE_OK)
+        status = cavmae__prepare_image(model->context, &o->image, rgb, width, height, (int64_t)width * 3, prepared);
     cavmae__free(model->context, rgb);
-    return status == CAVMAE_OK ? status : cavmae__fail_prefix(status, "%s", path);
+    if (status != CAVMAE_OK) {
+        cavmae__free(model->context, prepared);
+        return cavmae__fail_prefix(status, "%s", path);
+    }
+    *image = prepared;
+    return CAVMAE_OK;
 }
 
 cavmae_status cavmae_embed_file(cavmae_model *model, const char *path, const cavmae_embedding *out) {
@@ -105,7 +109,8 @@ cavmae_status cavmae_embed_file(cavmae_model *model, const char *path, const cav
                                 .image = image,
                                 .audio_frames = audio ? &audio_frames : NULL};
     own.struct_size = sizeof own;
-    CAVMAE__TRY_OUT(cavmae_embed(model, &batch, &own));
+    status = cavmae_embed(model, &batch, &own);
+    if (status != CAVMAE_OK) status = cavmae__fail_prefix(status, "%s", path);
 out:
     cavmae__free(model->context, audio);
     cavmae__free(model->context, image);

@@ -352,14 +352,14 @@ void cavmae_safetensors_free(cavmae_safetensors *file) {
 
 /* ---- Use ---- */
 
-int64_t cavmae_safetensors_count(const cavmae_safetensors *file) { return file->count; }
+int64_t cavmae_safetensors_count(const cavmae_safetensors *file) { return file ? file->count : 0; }
 
 const cavmae__entry *cavmae__safetensors_entry(const cavmae_safetensors *file, int64_t index) {
     return index >= 0 && index < file->count ? &file->entries[index] : NULL;
 }
 
 const char *cavmae_safetensors_name(const cavmae_safetensors *file, int64_t index) {
-    const cavmae__entry *entry = cavmae__safetensors_entry(file, index);
+    const cavmae__entry *entry = file ? cavmae__safetensors_entry(file, index) : NULL;
     return entry ? entry->name : NULL;
 }
 
@@ -372,6 +372,7 @@ const cavmae__entry *cavmae__safetensors_find(const cavmae_safetensors *file, co
 
 const char *cavmae_safetensors_metadata(const cavmae_safetensors *file, const char *key) {
     pair wanted = {key, NULL};
+    if (!file || !key) return NULL;
     const pair *found =
         bsearch(&wanted, file->metadata, (size_t)file->metadata_count, sizeof *file->metadata, compare_pairs);
     return found ? found->value : NULL;

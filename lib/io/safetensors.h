@@ -14,6 +14,7 @@ typedef struct cavmae__entry {
 
 /* By name; NULL if there is none. Lives as long as the file. */
 const cavmae__entry *cavmae__safetensors_find(const cavmae_safetensors *file, const char *name);
+/* In the order of the header; they follow one another in memory. NULL past the end. */
 const cavmae__entry *cavmae__safetensors_entry(const cavmae_safetensors *file, int64_t index);
 
 /* Keeps the map alive for views into it. */

@@ -165,7 +165,7 @@ static int worth_seeking(const viewer *v, int64_t target) {
     if (v->still || v->ended || target <= here) return 0;
     int64_t key = key_frame_before(&v->r, target);
     if (key != AV_NOPTS_VALUE && key > here) return 1;
-    return (double)(target - here) * av_q2d(v->r.stream->time_base) > v->near;
+    return ((double)target - (double)here) * av_q2d(v->r.stream->time_base) > v->near;
 }
 
 /* Goes to a key frame from which decoding reaches `target`, and decodes it. Where a key frame is shown after the time by
@@ -218,8 +218,10 @@ static void find_origin(viewer *v) {
 /* A microsecond of tolerance: sums of frame times are a little off. */
 static int64_t timestamp_of(const viewer *v, double seconds) {
     double ticks = ceil((seconds - 1e-6) / av_q2d(v->r.stream->time_base));
+    int64_t timestamp;
     if (ticks < 0) return v->origin;
-    return ticks < 0x1p62 ? v->origin + (int64_t)ticks : INT64_MAX / 2;
+    if (!(ticks < 0x1p62) || __builtin_add_overflow(v->origin, (int64_t)ticks, &timestamp)) return INT64_MAX / 2;
+    return timestamp;
 }
 
 cavmae_status cavmae__decode_pictures(void *user, const char *path, const double *seconds, int32_t count,

@@ -32,6 +32,9 @@ cavmae_status cavmae__pretrain_extent(const cavmae__options *o, int32_t clips, i
                 (e.pool || !both ? (has[0] ? CAVMAE__STREAM_A : 0) | (has[1] ? CAVMAE__STREAM_V : 0) : 0);
     if (!e.decode && !e.pool)
         return cavmae__fail(CAVMAE_E_ARG, "config: mae_weight and contrast_weight leave nothing to train on");
+    /* torch's variance of one number is NaN. */
+    if (e.decode && o->norm_pix_loss && o->patch_size == 1 && (has[0] || o->image_channels == 1))
+        return cavmae__fail(CAVMAE_E_ARG, "config: norm_pix_loss needs patches of more than one number (patch_size 1)");
     *out = e;
     return CAVMAE_OK;
 }
@@ -97,7 +100,8 @@ cavmae_status cavmae_memory_required(const cavmae_config *config, int32_t task, 
     }
     int64_t inputs = extent.tokens[0] * o.patch_size * o.patch_size +
                      extent.tokens[1] * o.patch_size * o.patch_size * o.image_channels;
-    if (task == CAVMAE_TASK_EMBED) inputs += 4 * extent.clips * o.embed_dim; /* pooled rows: three streams' and one on the host */
+    if (task == CAVMAE_TASK_EMBED)
+        inputs += 4 * extent.clips * o.embed_dim; /* pooled rows: three streams' and one on the host */
     memory.activations = (int64_t)activations + inputs * (int64_t)sizeof(float);
     memory.workspace = (int64_t)workspace + names + RECORDS;
     memory.total = memory.parameters + memory.gradients + memory.moments + memory.activations + memory.workspace;

@@ -133,6 +133,8 @@ static cavmae_status find_parameter(const cavmae_model *model, const char *name,
 
 static void release_model(void *model) { cavmae_model_free(model); }
 
+static void release_file(void *file) { cavmae_safetensors_free(file); }
+
 cavmae_status cavmae_model_parameter(cavmae_model *model, const char *name, cavmae_tensor **out) {
     int64_t index = 0;
     CAVMAE__TRY(find_parameter(model, name, &index));
@@ -142,6 +144,12 @@ cavmae_status cavmae_model_parameter(cavmae_model *model, const char *name, cavm
         const float *read;
         void *view;
     } pointer = {.read = model->values[index]};
+    if (model->file) { /* which the model lets go of when it is written to */
+        CAVMAE__TRY(cavmae_tensor_wrap(model->context, pointer.view, CAVMAE_FLOAT32, p->dims, p->shape, release_file,
+                                       model->file, out));
+        cavmae__safetensors_ref(model->file);
+        return CAVMAE_OK;
+    }
     CAVMAE__TRY(
         cavmae_tensor_wrap(model->context, pointer.view, CAVMAE_FLOAT32, p->dims, p->shape, release_model, model, out));
     cavmae__model_ref(model);

@@ -46,9 +46,13 @@ static int same_shape(const cavmae__entry *entry, const cavmae__parameter *p) {
 }
 
 /* Compares the file's tensors with the model's. `first` is the sentence about the first that does not fit. */
-static void compare(const cavmae_model *model, const cavmae_safetensors *file, const char *path,
-                    cavmae_load_report *report, char *first, size_t size) {
+static cavmae_status compare(const cavmae_model *model, const cavmae_safetensors *file, const char *path,
+                             cavmae_load_report *report, char *first, size_t size) {
     cavmae_context *context = model->context;
+    const cavmae__entry *entries = cavmae__safetensors_entry(file, 0);
+    int64_t count = cavmae_safetensors_count(file);
+    uint8_t *known = cavmae__alloc_zero(context, (size_t)count); /* the file's tensors that are the model's */
+    if (!known) return CAVMAE_E_NOMEM;
     first[0] = 0;
 #define NOTE(...)                                                                                                      \
     do {                                                                                                               \
@@ -58,6 +62,7 @@ static void compare(const cavmae_model *model, const cavmae_safetensors *file, c
     for (int64_t i = 0; i < model->list.count; i++) {
         const cavmae__parameter *p = &model->list.items[i];
         const cavmae__entry *entry = cavmae__safetensors_find(file, p->name);
+        if (entry) known[entry - entries] = 1;
         if (!entry) {
             report->missing++;
             NOTE("%s: parameter '%s' is missing", path, p->name);
@@ -71,15 +76,14 @@ static void compare(const cavmae_model *model, const cavmae_safetensors *file, c
             report->matched++;
         }
     }
-    for (int64_t i = 0; i < cavmae_safetensors_count(file); i++) {
-        const char *name = cavmae_safetensors_name(file, i);
-        if (strncmp(name, training_prefix, sizeof training_prefix - 1) == 0 ||
-            cavmae__parameters_find(&model->list, name) >= 0)
-            continue;
+    for (int64_t i = 0; i < count; i++) {
+        if (known[i] || strncmp(entries[i].name, training_prefix, sizeof training_prefix - 1) == 0) continue;
         report->unexpected++;
-        NOTE("%s: tensor '%s' is none of the model's", path, name);
+        NOTE("%s: tensor '%s' is none of the model's", path, entries[i].name);
     }
 #undef NOTE
+    cavmae__free(context, known);
+    return CAVMAE_OK;
 }
 
 /* Counts over flags: a status for what is not allowed. */
@@ -129,7 +133,7 @@ cavmae_status cavmae__model_read(cavmae_context *context, cavmae_safetensors *fi
         status = cavmae__fail_prefix(status, "%s", path);
         goto out;
     }
-    compare(model, file, path, &counts, first, sizeof first);
+    CAVMAE__TRY_OUT(compare(model, file, path, &counts, first, sizeof first));
     if (report) CAVMAE__TRY_OUT(cavmae__record_out(report, &counts, sizeof counts));
     CAVMAE__TRY_OUT(judge(path, flags, &counts, first));
     CAVMAE__TRY_OUT(take_values(model, file));
@@ -146,6 +150,8 @@ cavmae_status cavmae_model_load(cavmae_context *context, const char *path, uint3
     cavmae_safetensors *file;
     cavmae_load_report unused;
     if (!context || !path || !out) return cavmae__fail(CAVMAE_E_ARG, "model: context, path or out is NULL");
+    if (flags & ~(uint32_t)(CAVMAE_LOAD_ALLOW_MISSING | CAVMAE_LOAD_ALLOW_UNEXPECTED))
+        return cavmae__fail(CAVMAE_E_ARG, "model: flags %#x has bits that this version does not know", (unsigned)flags);
     if (report) CAVMAE__TRY(cavmae__record_in(&unused, sizeof unused, report));
     CAVMAE__TRY(cavmae_safetensors_open(context, path, &file));
     cavmae_status status = cavmae__model_read(context, file, path, flags, report, out);
@@ -156,7 +162,7 @@ cavmae_status cavmae_model_load(cavmae_context *context, const char *path, uint3
 cavmae_status cavmae__model_restore(cavmae_model *model, const cavmae_safetensors *file, const char *path) {
     cavmae_load_report counts = {0};
     char first[256];
-    compare(model, file, path, &counts, first, sizeof first);
+    CAVMAE__TRY(compare(model, file, path, &counts, first, sizeof first));
     CAVMAE__TRY(judge(path, 0, &counts, first));
     CAVMAE__TRY(cavmae__model_own(model));
     for (int64_t i = 0; i < model->list.count; i++) {

@@ -19,18 +19,17 @@ static void layout_stack(cavmae__arena *device, const cavmae__pass *pass, cavmae
     }
 }
 
-/* What is kept of one layer, as large as the largest needs it: recomputation goes through it layer by layer. */
+/* What is kept of one layer, an encoder's or a decoder's, in the same place: recomputation goes through it layer by
+ * layer. */
 static void layout_shared(cavmae__arena *device, const cavmae__pass *pass, const cavmae__options *o,
-                          int64_t encoder_rows, int64_t decoder_rows, cavmae__activations *shared) {
+                          int64_t encoder_rows, int64_t decoder_rows, cavmae__activations shared[2]) {
     cavmae__arena encoder = {0}, decoder = {0};
-    cavmae__layer_keep(&encoder, pass, encoder_rows, o->embed_dim, o->num_heads, shared);
-    cavmae__layer_keep(&decoder, pass, decoder_rows, o->decoder_dim, o->decoder_heads, shared);
-    char *base = cavmae__arena_take(device, 1, (size_t)largest((int64_t)encoder.used, (int64_t)decoder.used));
-    cavmae__arena place = {.base = base};
-    if (encoder.used >= decoder.used)
-        cavmae__layer_keep(&place, pass, encoder_rows, o->embed_dim, o->num_heads, shared);
-    else
-        cavmae__layer_keep(&place, pass, decoder_rows, o->decoder_dim, o->decoder_heads, shared);
+    cavmae__layer_keep(&encoder, pass, encoder_rows, o->embed_dim, o->num_heads, &shared[0]);
+    cavmae__layer_keep(&decoder, pass, decoder_rows, o->decoder_dim, o->decoder_heads, &shared[1]);
+    char *base = cavmae__arena_take(device, 1, encoder.used > decoder.used ? encoder.used : decoder.used);
+    encoder = decoder = (cavmae__arena){.base = base};
+    cavmae__layer_keep(&encoder, pass, encoder_rows, o->embed_dim, o->num_heads, &shared[0]);
+    cavmae__layer_keep(&decoder, pass, decoder_rows, o->decoder_dim, o->decoder_heads, &shared[1]);
 }
 
 static int64_t joint_rows(const cavmae__extent *e) {
@@ -53,13 +52,15 @@ static void layout(cavmae__network *n, const cavmae__options *o, cavmae__arena *
 
     cavmae__rows_layout(&n->rows, e, device, host);
     if (e->backward) {
-        cavmae__activations shared = {0};
-        if (n->recompute) layout_shared(device, pass, o, rows, decoder, &shared);
-        const cavmae__activations *slot = n->recompute ? &shared : NULL;
+        cavmae__activations shared[2];
+        if (n->recompute) layout_shared(device, pass, o, rows, decoder, shared);
+        const cavmae__activations *encoder_slot = n->recompute ? &shared[0] : NULL;
+        const cavmae__activations *decoder_slot = n->recompute ? &shared[1] : NULL;
         for (int m = 0; m < 2; m++)
-            layout_stack(device, pass, n->encoder_keep[m], o->modality_depth, e->visible[m], D, o->num_heads, slot);
-        layout_stack(device, pass, n->joint_keep, o->joint_depth, joint, D, o->num_heads, slot);
-        layout_stack(device, pass, n->decoder_keep, o->decoder_depth, decoder, Dd, o->decoder_heads, slot);
+            layout_stack(device, pass, n->encoder_keep[m], o->modality_depth, e->visible[m], D, o->num_heads,
+                         encoder_slot);
+        layout_stack(device, pass, n->joint_keep, o->joint_depth, joint, D, o->num_heads, encoder_slot);
+        layout_stack(device, pass, n->decoder_keep, o->decoder_depth, decoder, Dd, o->decoder_heads, decoder_slot);
     }
     CAVMAE__TAKE(device, n->encoded, encoder * D);
     CAVMAE__TAKE(device, n->joint, joint * D);
@@ -148,8 +149,10 @@ static cavmae_status allocate_keep(cavmae_context *context, const cavmae__option
 static cavmae_status measure(cavmae__network *n, const cavmae__options *o, int64_t weight, size_t *device_size,
                              size_t *host_size, size_t *workspace) {
     cavmae__arena device = {0}, host = {0};
-    layout(n, o, &device, &host);
-    if (device.used == SIZE_MAX || host.used == SIZE_MAX || n->extent.tokens[0] + n->extent.tokens[1] > INT32_MAX / 4)
+    /* So many tokens that lists of rows fit 32 bits, and products of rows and widths 64. */
+    int countable = n->extent.tokens[0] + n->extent.tokens[1] <= INT32_MAX / 4;
+    if (countable) layout(n, o, &device, &host);
+    if (!countable || device.used == SIZE_MAX || host.used == SIZE_MAX)
         return cavmae__fail(CAVMAE_E_NOMEM, "network: a batch of %d clips needs more memory than can be addressed",
                             n->extent.clips);
     cavmae__limits limits = find_limits(o, &n->extent, weight);

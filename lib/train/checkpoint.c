@@ -11,6 +11,9 @@
 
 enum { NAME_SIZE = 112 };
 
+/* More than any training counts to, and far from where adding to it would overflow. */
+static const int64_t most = (int64_t)1 << 53;
+
 static const char training_key[] = "cavmae.training";
 
 /* What the metadata says; names in the order of `fields`. */
@@ -94,7 +97,9 @@ static cavmae_status read_state(const char *path, const char *text, training_sta
         }
         if (f == FIELDS) return cavmae__fail(CAVMAE_E_UNSUPPORTED, "%s: unknown field in '%s'", path, training_key);
         CAVMAE__TRY(cavmae__json_i64(&json, fields[f]));
-        if (*fields[f] < 0) return cavmae__fail(CAVMAE_E_FORMAT, "%s: '%s' is negative", path, field_names[f]);
+        if (*fields[f] < 0 || *fields[f] > most)
+            return cavmae__fail(CAVMAE_E_FORMAT, "%s: '%s' is %lld, which counts nothing", path, field_names[f],
+                                (long long)*fields[f]);
         seen |= 1 << f;
     }
     if (seen != (1 << FIELDS) - 1) return cavmae__fail(CAVMAE_E_FORMAT, "%s: '%s' lacks a field", path, training_key);
@@ -125,6 +130,8 @@ static cavmae_status copy_sets(cavmae_trainer *t, const cavmae_safetensors *file
     cavmae__backend *backend = t->model->backend;
     char name[NAME_SIZE];
     memset(t->has_gradient, 0, (size_t)list->count);
+    /* What comes next is added to gradients, also to those that the file does not have. */
+    CAVMAE__TRY(backend->ops->zero(backend, t->gradients, (size_t)list->flat_elements * sizeof(float)));
     for (int s = 0; s < set_count; s++) {
         for (int64_t i = 0; i < list->count; i++) {
             snprintf(name, sizeof name, "%s%s", sets[s].prefix, list->items[i].name);
@@ -158,6 +165,7 @@ cavmae_status cavmae_checkpoint_load(cavmae_trainer *t, cavmae_loader *loader, c
                                      "%s: saved after %lld batches of an update; key accumulate is %lld", path,
                                      (long long)state.accumulated, (long long)t->options.accumulate));
     int set_count = find_sets(t, state.accumulated, sets);
+    if (loader) CAVMAE__TRY_OUT(cavmae__loader_check_state(loader, state.epoch, state.position, state.broken));
     CAVMAE__TRY_OUT(check_sets(t, file, path, sets, set_count));
     CAVMAE__TRY_OUT(cavmae__model_restore(t->model, file, path));
     CAVMAE__TRY_OUT(copy_sets(t, file, sets, set_count));

@@ -21,7 +21,7 @@ cavmae_status cavmae__trainer_check(cavmae_trainer *trainer, const cavmae_batch 
             return cavmae__fail(CAVMAE_E_ARG, "batch: %s is NULL, and the model has that modality", names[m]);
     for (int32_t i = 0; i < batch->count; i++) {
         int64_t frames = batch->audio_frames ? batch->audio_frames[i] : o->audio_frames;
-        if (frames < o->patch_size || frames > o->audio_frames || frames % o->patch_size)
+        if (has_modality(o, 0) && (frames < o->patch_size || frames > o->audio_frames || frames % o->patch_size))
             return cavmae__fail(CAVMAE_E_SHAPE,
                                 "batch: clip %d has %lld frames; a multiple of %lld up to %lld is needed", i,
                                 (long long)frames, (long long)o->patch_size, (long long)o->audio_frames);
@@ -236,7 +236,6 @@ cavmae_status cavmae__trainer_run(cavmae_trainer *trainer, const cavmae_batch *b
     n->pass.gradients = backward ? trainer->gradients : NULL;
     n->pass.has_gradient = trainer->has_gradient;
     n->pass.accumulate = trainer->accumulated > 0;
-    if (backward && !n->pass.accumulate) memset(trainer->has_gradient, 0, (size_t)trainer->model->list.count);
 
     cavmae__batch_rows rows = {.clips = batch->count};
     for (int m = 0; m < 2; m++) {

@@ -8,7 +8,8 @@
 enum { CAVMAE__QUERY_BLOCK = 48, CAVMAE__ATTENTION_PAD = 64 };
 
 static inline int64_t cavmae__attention_scratch(int64_t length, int64_t head_dim, int backward) {
-    int64_t long_pad = cavmae__round_up(length, CAVMAE__ATTENTION_PAD), short_pad = cavmae__round_up(head_dim, CAVMAE__ATTENTION_PAD);
+    int64_t long_pad = cavmae__round_up(length, CAVMAE__ATTENTION_PAD),
+            short_pad = cavmae__round_up(head_dim, CAVMAE__ATTENTION_PAD);
     int64_t forward = 2 * long_pad * short_pad + CAVMAE__QUERY_BLOCK * (long_pad + 2 * short_pad);
     return backward ? 5 * long_pad * short_pad + CAVMAE__QUERY_BLOCK * (2 * long_pad + 4 * short_pad) : forward;
 }

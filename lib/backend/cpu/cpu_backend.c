@@ -1,6 +1,8 @@
+#define _DEFAULT_SOURCE /* madvise */
 #include "cpu_backend.h"
 
 #include <string.h>
+#include <sys/mman.h>
 
 #include "attention_scratch.h"
 #include "isa.h"
@@ -33,9 +35,20 @@ void cavmae__cpu_run(cavmae__backend *backend, int64_t count, double work, cavma
 
 /* ---- Memory ---- */
 
+enum { HUGE_PAGE = 1 << 21 };
+
+/* Without huge pages, a large product spends up to a quarter of its time on the translation of addresses. A wish: where
+ * it is not granted, nothing is lost. */
+static void prefer_huge_pages(void *memory, size_t size) {
+    const size_t before = (HUGE_PAGE - (uintptr_t)memory % HUGE_PAGE) % HUGE_PAGE;
+    if (size < before + HUGE_PAGE) return;
+    madvise((char *)memory + before, (size - before) / HUGE_PAGE * HUGE_PAGE, MADV_HUGEPAGE);
+}
+
 cavmae_status cavmae__cpu_alloc(cavmae__backend *backend, size_t size, void **out) {
     void *memory = cavmae__alloc(backend->context, size);
     if (!memory) return CAVMAE_E_NOMEM;
+    prefer_huge_pages(memory, size);
     *out = memory;
     return CAVMAE_OK;
 }
@@ -62,8 +75,7 @@ cavmae_status cavmae__cpu_sync(cavmae__backend *backend) {
 /* ---- Workspace ---- */
 
 static int64_t linear_floats(const cavmae__limits *limits) {
-    int64_t floats = cavmae__rows_scratch(limits->width);
-    return limits->backward ? cavmae__larger(floats, cavmae__weight_grad_scratch()) : floats;
+    return limits->backward ? cavmae__larger(CAVMAE__ROWS_SCRATCH, CAVMAE__GRAD_SCRATCH) : CAVMAE__ROWS_SCRATCH;
 }
 
 /* Sums of blocks of rows, at most one block more for each group. */
@@ -78,7 +90,8 @@ static int64_t contrastive_doubles(const cavmae__limits *limits) {
 
 size_t cavmae__cpu_workspace_size(cavmae__backend *backend, const cavmae__limits *limits) {
     const cavmae__cpu_backend *cpu = (const cavmae__cpu_backend *)backend;
-    const int64_t attention = limits->heads > 0 ? cavmae__attention_scratch(limits->longest, limits->head_dim, limits->backward) : 0;
+    const int64_t attention =
+        limits->heads > 0 ? cavmae__attention_scratch(limits->longest, limits->head_dim, limits->backward) : 0;
     int64_t bytes = cpu->threads * cavmae__larger(linear_floats(limits), attention) * (int64_t)sizeof(float);
     bytes = cavmae__larger(bytes, CAVMAE__SUM_SQUARES_BLOCKS * (int64_t)sizeof(double));
     bytes = cavmae__larger(bytes, (int64_t)cavmae__mae_loss_workspace(cpu, limits));

@@ -14,14 +14,16 @@ typedef struct mae_loss {
 } mae_loss;
 
 size_t cavmae__mae_loss_workspace(const cavmae__cpu_backend *backend, const cavmae__limits *limits) {
-    return (size_t)(cavmae__blocks(limits->rows, ROWS_EACH) + (int64_t)backend->threads * limits->width) * sizeof(double);
+    return (size_t)(cavmae__blocks(limits->rows, ROWS_EACH) + (int64_t)backend->threads * limits->width) *
+           sizeof(double);
 }
 
 /* The patch in the order (row, column, channel), normalised where asked. */
 static void read_target(const mae_loss *m, int64_t r, double *target) {
     const cavmae__patch_source *s = &m->op->source;
     const int32_t clip = m->op->clip[r], token = m->op->token[r], columns = s->columns[clip], patch = s->patch;
-    const float *corner = s->data + s->offset[clip] + token / columns * patch * s->row_stride + token % columns * patch * s->column_stride;
+    const float *corner = s->data + s->offset[clip] + token / columns * patch * s->row_stride +
+                          token % columns * patch * s->column_stride;
     double *to = target, sum = 0, square = 0;
     for (int32_t y = 0; y < patch; y++)
         for (int32_t x = 0; x < patch; x++)
@@ -62,7 +64,8 @@ static void loss_task(void *arg, int64_t task, int32_t worker) {
 
 cavmae_status cavmae__cpu_mae_loss(cavmae__backend *backend, const cavmae__mae_loss *op) {
     const int64_t blocks = cavmae__blocks(op->rows, ROWS_EACH);
-    mae_loss m = {.op = op, .width = (int64_t)op->source.patch * op->source.patch * op->source.channels, .part = op->workspace};
+    mae_loss m = {
+        .op = op, .width = (int64_t)op->source.patch * op->source.patch * op->source.channels, .part = op->workspace};
     double total = 0;
     m.target = m.part + blocks;
     cavmae__cpu_run(backend, blocks, (double)op->rows * (double)m.width * 4, loss_task, &m);

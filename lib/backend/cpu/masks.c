@@ -49,7 +49,8 @@ static void select_smallest(uint64_t *keys, int64_t n, int64_t count) {
 }
 
 /* Adds 2 to the noise of the tokens of `chosen` columns (or rows), once. */
-static void remove_lines(const draw *d, const cavmae__philox *stream, int by_column, int64_t chosen, uint64_t *keys, uint64_t *lines) {
+static void remove_lines(const draw *d, const cavmae__philox *stream, int by_column, int64_t chosen, uint64_t *keys,
+                         uint64_t *lines) {
     const int64_t columns = d->op->columns, rows = d->op->rows, across = by_column ? columns : rows;
     const uint64_t two = (uint64_t)2 << (UNIFORM_BITS + INDEX_BITS);
     chosen = cavmae__smaller(chosen, across);

@@ -41,7 +41,8 @@ static void adam_task(void *arg, int64_t task, int32_t worker) {
 }
 
 cavmae_status CAVMAE__SIMD(adam)(cavmae__backend *backend, const cavmae__adam *op) {
-    const double correction1 = 1 - pow(op->beta1, (double)op->update), correction2 = 1 - pow(op->beta2, (double)op->update);
+    const double correction1 = 1 - pow(op->beta1, (double)op->update),
+                 correction2 = 1 - pow(op->beta2, (double)op->update);
     adam a = {.op = op,
               .grad_scale = (float)op->grad_scale,
               .decay = op->decoupled ? 0.0f : (float)op->weight_decay,
@@ -78,7 +79,8 @@ static void squares_task(void *arg, int64_t task, int32_t worker) {
     s->part[task] = total;
 }
 
-cavmae_status CAVMAE__SIMD(sum_squares)(cavmae__backend *backend, const float *x, int64_t count, double *sum, void *workspace) {
+cavmae_status CAVMAE__SIMD(sum_squares)(cavmae__backend *backend, const float *x, int64_t count, double *sum,
+                                        void *workspace) {
     squares s = {.x = x, .count = count, .part = workspace};
     s.each = cavmae__round_up(cavmae__blocks(count, CAVMAE__SUM_SQUARES_BLOCKS), SQUARES_SMALLEST);
     const int64_t blocks = count > 0 ? cavmae__blocks(count, s.each) : 0;

@@ -10,12 +10,11 @@ static const double smallest_norm = 1e-12;
 
 typedef struct contrastive {
     const cavmae__contrastive *op;
-    double *a, *v, *v_columns;  /* normalised [count, width], and v transposed */
+    double *a, *v, *v_columns; /* normalised [count, width], and v transposed */
     double *norm_a, *norm_v;
-    double *s, *ds;             /* [count, count]; rows are audio */
-    double *loss, *hit;         /* [2, count]: of each column, then of each row */
+    double *s, *ds;     /* [count, count]; rows are audio */
+    double *loss, *hit; /* [2, count]: of each column, then of each row */
 } contrastive;
-
 
 static contrastive lay_out(const cavmae__contrastive *op) {
     const int64_t count = op->count, width = op->width;
@@ -61,7 +60,8 @@ static void scores_task(void *arg, int64_t i, int32_t worker) {
 
 /* Softmax of `count` scores, `stride` apart, whose right one is number i: loss, whether it was the first of the largest,
  * and share times the gradient added to ds. */
-static void softmax(const contrastive *c, const double *s, double *ds, int64_t stride, int64_t i, double share, double *loss, double *hit) {
+static void softmax(const contrastive *c, const double *s, double *ds, int64_t stride, int64_t i, double share,
+                    double *loss, double *hit) {
     const int64_t count = c->op->count;
     int64_t largest = 0;
     double sum = 0;
@@ -69,7 +69,8 @@ static void softmax(const contrastive *c, const double *s, double *ds, int64_t s
         if (s[j * stride] > s[largest * stride]) largest = j;
     for (int64_t j = 0; j < count; j++) sum += exp(s[j * stride] - s[largest * stride]);
     for (int64_t j = 0; j < count; j++)
-        ds[j * stride] += share / (double)count * (exp(s[j * stride] - s[largest * stride]) / sum - (j == i ? 1.0 : 0.0));
+        ds[j * stride] +=
+            share / (double)count * (exp(s[j * stride] - s[largest * stride]) / sum - (j == i ? 1.0 : 0.0));
     *loss = log(sum) + s[largest * stride] - s[i * stride];
     *hit = largest == i;
 }
@@ -84,7 +85,8 @@ static void rows_task(void *arg, int64_t i, int32_t worker) {
     const contrastive *c = arg;
     const int64_t count = c->op->count;
     (void)worker;
-    softmax(c, c->s + i * count, c->ds + i * count, 1, i, c->op->direction == 2 ? 0.5 : 1.0, c->loss + count + i, c->hit + count + i);
+    softmax(c, c->s + i * count, c->ds + i * count, 1, i, c->op->direction == 2 ? 0.5 : 1.0, c->loss + count + i,
+            c->hit + count + i);
 }
 
 /* dx from the gradient g of x / max(norm, smallest); g is used up. */

@@ -74,7 +74,8 @@ cavmae_status CAVMAE__SIMD(layernorm)(cavmae__backend *backend, const cavmae__la
 
 /* ---- Backward ---- */
 
-VEC_INLINE void normalize_row_grad(const cavmae__layernorm *op, const float *gamma, int64_t row, float *dgamma, float *dbeta, int bf16) {
+VEC_INLINE void normalize_row_grad(const cavmae__layernorm *op, const float *gamma, int64_t row, float *dgamma,
+                                   float *dbeta, int bf16) {
     const int width = op->width, whole = width - width % VEC_WIDTH, part = width - whole;
     const int64_t at = row * width;
     const float *x = op->x + at, mean = op->mean[row], rstd = op->rstd[row];
@@ -132,7 +133,8 @@ static void grad_task(void *arg, int64_t task, int32_t worker) {
 }
 
 /* The sums of one group's blocks. */
-static void add_blocks(const cavmae__layernorm *op, const float *blocks, int64_t count, const cavmae__norm_group *group) {
+static void add_blocks(const cavmae__layernorm *op, const float *blocks, int64_t count,
+                       const cavmae__norm_group *group) {
     const int width = op->width;
     for (int64_t b = 0; b < count; b++, blocks += 2 * width) {
         int keep = b > 0 || op->accumulate;
@@ -149,9 +151,11 @@ static void add_blocks(const cavmae__layernorm *op, const float *blocks, int64_t
 
 cavmae_status CAVMAE__SIMD(layernorm_grad)(cavmae__backend *backend, const cavmae__layernorm *op) {
     norm_grad n = {.op = op};
-    for (int g = 0; g < op->group_count; g++) n.first_block[g + 1] = n.first_block[g] + cavmae__blocks(op->group[g].rows, CAVMAE__NORM_BLOCK);
+    for (int g = 0; g < op->group_count; g++)
+        n.first_block[g + 1] = n.first_block[g] + cavmae__blocks(op->group[g].rows, CAVMAE__NORM_BLOCK);
     cavmae__cpu_run(backend, n.first_block[op->group_count], (double)rows_of(op) * op->width * 2, grad_task, &n);
     for (int g = 0; g < op->group_count; g++)
-        add_blocks(op, (const float *)op->workspace + n.first_block[g] * 2 * op->width, n.first_block[g + 1] - n.first_block[g], &op->group[g]);
+        add_blocks(op, (const float *)op->workspace + n.first_block[g] * 2 * op->width,
+                   n.first_block[g + 1] - n.first_block[g], &op->group[g]);
     return CAVMAE_OK;
 }

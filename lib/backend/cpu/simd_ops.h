@@ -17,7 +17,8 @@ cavmae_status CAVMAE__SIMD(combine)(cavmae__backend *backend, const cavmae__comb
 cavmae_status CAVMAE__SIMD(segment_mean)(cavmae__backend *backend, const cavmae__segment_mean *op);
 cavmae_status CAVMAE__SIMD(segment_mean_grad)(cavmae__backend *backend, const cavmae__segment_mean *op);
 cavmae_status CAVMAE__SIMD(contrastive)(cavmae__backend *backend, const cavmae__contrastive *op);
-cavmae_status CAVMAE__SIMD(sum_squares)(cavmae__backend *backend, const float *x, int64_t count, double *sum, void *workspace);
+cavmae_status CAVMAE__SIMD(sum_squares)(cavmae__backend *backend, const float *x, int64_t count, double *sum,
+                                        void *workspace);
 cavmae_status CAVMAE__SIMD(adam)(cavmae__backend *backend, const cavmae__adam *op);
 
 /* dweight and dbias of linear_grad. */

@@ -75,7 +75,8 @@ static void place_task(void *arg, int64_t task, int32_t worker) {
 
 cavmae_status CAVMAE__SIMD(place)(cavmae__backend *backend, const cavmae__place *op) {
     cavmae__place call = *op;
-    cavmae__cpu_run(backend, cavmae__blocks(op->count, ROWS_EACH), (double)op->count * op->width / VEC_WIDTH, place_task, &call);
+    cavmae__cpu_run(backend, cavmae__blocks(op->count, ROWS_EACH), (double)op->count * op->width / VEC_WIDTH,
+                    place_task, &call);
     return CAVMAE_OK;
 }
 
@@ -101,7 +102,8 @@ static void combine_task(void *arg, int64_t task, int32_t worker) {
 
 cavmae_status CAVMAE__SIMD(combine)(cavmae__backend *backend, const cavmae__combine *op) {
     cavmae__combine call = *op;
-    cavmae__cpu_run(backend, cavmae__blocks(op->rows, ROWS_EACH), (double)op->rows * op->width / VEC_WIDTH, combine_task, &call);
+    cavmae__cpu_run(backend, cavmae__blocks(op->rows, ROWS_EACH), (double)op->rows * op->width / VEC_WIDTH,
+                    combine_task, &call);
     return CAVMAE_OK;
 }
 
@@ -109,7 +111,8 @@ cavmae_status CAVMAE__SIMD(combine)(cavmae__backend *backend, const cavmae__comb
 
 static void mean_task(void *arg, int64_t segment, int32_t worker) {
     const cavmae__segment_mean *op = arg;
-    const int64_t width = op->width, start = op->segments.start_host[segment], length = op->segments.start_host[segment + 1] - start;
+    const int64_t width = op->width, start = op->segments.start_host[segment],
+                  length = op->segments.start_host[segment + 1] - start;
     (void)worker;
     for (int64_t j = 0; j < width; j += VEC_WIDTH) {
         const int part = width - j < VEC_WIDTH ? (int)(width - j) : 0;
@@ -133,7 +136,8 @@ static void mean_task(void *arg, int64_t segment, int32_t worker) {
 
 static void mean_grad_task(void *arg, int64_t segment, int32_t worker) {
     const cavmae__segment_mean *op = arg;
-    const int64_t width = op->width, start = op->segments.start_host[segment], end = op->segments.start_host[segment + 1];
+    const int64_t width = op->width, start = op->segments.start_host[segment],
+                  end = op->segments.start_host[segment + 1];
     const float *dy = op->dy + segment * width;
     const float length = (float)(end - start);
     (void)worker;

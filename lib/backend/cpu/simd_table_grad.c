@@ -27,7 +27,8 @@ static void sum_rows(const cavmae__table_grad *op, int64_t column, int64_t colum
 
 static void scatter_rows(const cavmae__table_grad *op, int64_t column, int64_t columns) {
     if (!op->accumulate)
-        for (int64_t t = 0; t < op->table_rows; t++) memset(op->dtable + t * op->width + column, 0, (size_t)columns * sizeof(float));
+        for (int64_t t = 0; t < op->table_rows; t++)
+            memset(op->dtable + t * op->width + column, 0, (size_t)columns * sizeof(float));
     for (int64_t k = 0; k < op->count; k++) {
         if (op->index[k] < 0) continue;
         const float *dy = row_of(op, k) + column;
@@ -48,6 +49,7 @@ static void table_task(void *arg, int64_t task, int32_t worker) {
 
 cavmae_status CAVMAE__SIMD(table_grad)(cavmae__backend *backend, const cavmae__table_grad *op) {
     cavmae__table_grad call = *op;
-    cavmae__cpu_run(backend, cavmae__blocks(op->width, COLUMNS_EACH), (double)op->count * op->width / VEC_WIDTH, table_task, &call);
+    cavmae__cpu_run(backend, cavmae__blocks(op->width, COLUMNS_EACH), (double)op->count * op->width / VEC_WIDTH,
+                    table_task, &call);
     return CAVMAE_OK;
 }

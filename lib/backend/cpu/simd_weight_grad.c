@@ -10,7 +10,8 @@ typedef struct weight_grad {
 } weight_grad;
 
 /* Copies a block of a matrix, as float32: row by row with a distance of to_row. */
-static void copy_block(const void *from, int bf16, int64_t row, int64_t rows, int64_t columns, float *to, int64_t to_row) {
+static void copy_block(const void *from, int bf16, int64_t row, int64_t rows, int64_t columns, float *to,
+                       int64_t to_row) {
     for (int64_t i = 0; i < rows; i++) {
         if (bf16)
             CAVMAE__SIMD(widen)((const uint16_t *)from + i * row, columns, to + i * to_row);
@@ -47,8 +48,9 @@ static void weight_task(void *arg, int64_t task, int32_t worker) {
     const cavmae__linear_grad *op = w->op;
     const int dy_bf16 = op->dy_dtype == CAVMAE_BFLOAT16, x_bf16 = op->x_dtype == CAVMAE_BFLOAT16;
     int64_t first = task / w->column_tasks * w->rows_each, column = task % w->column_tasks * w->columns_each;
-    int64_t outs = cavmae__smaller(w->rows_each, op->out - first), ins = cavmae__smaller(w->columns_each, op->in - column);
-    float *dy = (float *)op->workspace + worker * cavmae__weight_grad_scratch();
+    int64_t outs = cavmae__smaller(w->rows_each, op->out - first),
+            ins = cavmae__smaller(w->columns_each, op->in - column);
+    float *dy = (float *)op->workspace + worker * (int64_t)CAVMAE__GRAD_SCRATCH;
     float *x = dy + CAVMAE__GRAD_DEPTH * CAVMAE__GRAD_ROWS, *sums = x + CAVMAE__GRAD_DEPTH * CAVMAE__GRAD_COLUMNS;
     float *bias = sums + CAVMAE__GRAD_ROWS * CAVMAE__GRAD_COLUMNS;
     int want_bias = op->dbias && column == 0;
@@ -61,12 +63,20 @@ static void weight_task(void *arg, int64_t task, int32_t worker) {
         if (want_bias) add_columns(dy, CAVMAE__GRAD_ROWS, depth, outs, bias);
         if (!op->dweight) continue;
         for (int64_t j = 0; j < ins; j += CAVMAE__PANEL)
-            copy_block(element(op->x, x_bf16, r * op->in + column + j), x_bf16, op->in, depth, cavmae__smaller(CAVMAE__PANEL, ins - j),
-                       x + j * CAVMAE__GRAD_DEPTH, CAVMAE__PANEL);
-        cavmae__product product = {.m = outs, .n = cavmae__round_up(ins, VEC_WIDTH), .k = depth,
-                                   .a = dy, .a_row = 1, .a_column = CAVMAE__GRAD_ROWS,
-                                   .b = x, .b_row = CAVMAE__PANEL, .b_panel = CAVMAE__GRAD_DEPTH * CAVMAE__PANEL,
-                                   .c = sums, .c_row = CAVMAE__GRAD_COLUMNS, .accumulate = r > 0};
+            copy_block(element(op->x, x_bf16, r * op->in + column + j), x_bf16, op->in, depth,
+                       cavmae__smaller(CAVMAE__PANEL, ins - j), x + j * CAVMAE__GRAD_DEPTH, CAVMAE__PANEL);
+        cavmae__product product = {.m = outs,
+                                   .n = cavmae__round_up(ins, VEC_WIDTH),
+                                   .k = depth,
+                                   .a = dy,
+                                   .a_row = 1,
+                                   .a_column = CAVMAE__GRAD_ROWS,
+                                   .b = x,
+                                   .b_row = CAVMAE__PANEL,
+                                   .b_panel = CAVMAE__GRAD_DEPTH * CAVMAE__PANEL,
+                                   .c = sums,
+                                   .c_row = CAVMAE__GRAD_COLUMNS,
+                                   .accumulate = r > 0};
         CAVMAE__SIMD(product)(&product);
     }
     if (op->dweight)
@@ -78,7 +88,8 @@ static void weight_task(void *arg, int64_t task, int32_t worker) {
 void CAVMAE__SIMD(weight_grad)(cavmae__backend *backend, const cavmae__linear_grad *op) {
     const int64_t wanted = 4 * ((const cavmae__cpu_backend *)backend)->threads;
     weight_grad w = {.op = op, .rows_each = CAVMAE__GRAD_ROWS, .columns_each = CAVMAE__GRAD_COLUMNS};
-    while (w.columns_each > 128 && cavmae__blocks(op->out, w.rows_each) * cavmae__blocks(op->in, w.columns_each) < wanted) {
+    while (w.columns_each > 128 &&
+           cavmae__blocks(op->out, w.rows_each) * cavmae__blocks(op->in, w.columns_each) < wanted) {
         w.columns_each /= 2;
         w.rows_each /= 2;
     }
