@@ -8,9 +8,9 @@
  *     count        1.5 beats a second for each thing
  *     background   black, white, pink, brown: none, or noise of that colour
  *
- * Place, hue, drift and the first beat's time are free: one cannot be told from the other. The clips for validation have
- * combinations of kind, size (four levels), count and background that no training clip has: those whose hash is a
- * multiple of 5, whatever the seed. Everything follows from the seed.
+ * Place, hue, tilt, drift and the first beat's time are free: one cannot be told from the other. The clips for
+ * validation have combinations of kind, size (four levels), count and background that no training clip has: those
+ * whose hash is a multiple of 5, whatever the seed. Everything follows from the seed.
  *
  * Writes OUT/train.json, OUT/val.json, OUT/labels.csv, OUT/audio/ID.wav and OUT/frames/frame_0..9/ID.jpg. */
 #define _GNU_SOURCE /* M_PI */
@@ -102,12 +102,12 @@ static void choose_places(scene *s, uint64_t *state) {
     }
 }
 
-/* A bright hue, far enough from the background to be seen. */
+/* A bright hue from green to blue, far enough from the background to be seen. */
 static void choose_colour(scene *s, uint64_t *state) {
     const unsigned char *background = background_colours[s->background];
     int distance;
     do {
-        double hue = uniform(state, 0, 6), value = uniform(state, 0.6, 1);
+        double hue = uniform(state, 2, 4), value = uniform(state, 0.7, 1);
         distance = 0;
         for (int c = 0; c < 3; c++) {
             double x = fabs(fmod(hue + 2 * c, 6) - 3) - 1; /* red, green, blue a third of the circle apart */
@@ -126,12 +126,13 @@ static void choose_scene(scene *s, int validation, uint64_t *state) {
     } while (held_out(s) != validation);
     choose_places(s, state);
     choose_colour(s, state);
+    const double upright = s->kind == SQUARE ? -M_PI / 4 : -M_PI / 2; /* where a shape's first corner points */
     for (int i = 0; i < s->count; i++) {
         double direction = uniform(state, 0, 2 * M_PI), speed = uniform(state, 0.03, 0.09); /* sides a second */
         s->drift_x[i] = speed * cos(direction);
         s->drift_y[i] = speed * sin(direction);
-        s->angle[i] = uniform(state, 0, 2 * M_PI);
-        s->spin[i] = uniform(state, -1, 1);
+        s->angle[i] = upright + uniform(state, -0.2, 0.2);
+        s->spin[i] = uniform(state, -0.2, 0.2);
     }
 }
 

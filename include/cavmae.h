@@ -83,7 +83,7 @@ typedef int32_t cavmae_status;
 #define CAVMAE_E_MEDIA ((cavmae_status)-9)        /* a media file has no such track or cannot be decoded */
 #define CAVMAE_E_BACKEND ((cavmae_status)-10)     /* a device or plug-in was asked for and cannot be had */
 #define CAVMAE_E_CANCELLED ((cavmae_status)-11)   /* the cancel callback said so */
-#define CAVMAE_E_NOT_FINITE ((cavmae_status)-12)  /* a loss or gradient is NaN or infinite */
+#define CAVMAE_E_NOT_FINITE ((cavmae_status)-12)  /* a loss, gradient or embedding is NaN or infinite */
 #define CAVMAE_E_STATE ((cavmae_status)-13)       /* the call does not fit what the object is doing */
 #define CAVMAE_E_INTERNAL ((cavmae_status)-99)    /* a fault of this library: please report it */
 
@@ -468,7 +468,7 @@ typedef struct cavmae_embedding {
 
 /* No masking. Any thread. A clip's result does not depend on its company, on threads, or on the run, to the last bit.
  * Batches of any size; memory does not grow with them. Errors: ARG (an input that an output needs is NULL, a model
- * without that modality), SHAPE, NOMEM, CANCELLED, NOT_FINITE (an embedding to be normalised is NaN or infinite). */
+ * without that modality), SHAPE, NOMEM, CANCELLED, NOT_FINITE (a wanted output is NaN or infinite). */
 CAVMAE_API cavmae_status cavmae_embed(cavmae_model *model, const cavmae_batch *batch, const cavmae_embedding *out) CAVMAE_CHECKED;
 
 /* The same for one media file, with its middle frame of clip_frames; decoded, prepared and embedded. Any thread. */
