@@ -1,6 +1,6 @@
-/* The public API as careless and hostile callers use it: NULL in every place, records of other sizes, odd numbers, handles
- * freed in the wrong order, files that lie. Nothing may crash, and nothing may be written where a call fails. Worth
- * most under `make asan`. */
+/* The public API as careless and hostile callers use it: NULL in every place, records of other sizes, odd numbers,
+ * handles freed in the wrong order, files that lie. Nothing may crash, and nothing may be written where a call
+ * fails. Worth most under `make asan`. */
 #define _GNU_SOURCE
 #include <unistd.h>
 

@@ -295,8 +295,8 @@ static void test_median(void) {
 }
 
 static void test_classification(void) {
-    /* Expected by hand: class 0 sorted +, -, +, - : AP (1 + 2/3) / 2, AUC 3/4; class 1 all tied: AP 1/4, AUC 1/2; class 2 has
-     * no positives; class 3: one positive above all, zeros of both signs tie. */
+    /* Expected by hand: class 0 sorted +, -, +, - : AP (1 + 2/3) / 2, AUC 3/4; class 1 all tied: AP 1/4, AUC 1/2;
+     * class 2 has no positives; class 3: one positive above all, zeros of both signs tie. */
     static const float scores[16] = {0.9f, 1, 1, 0.0f, 0.8f, 1, 2, 1, 0.7f, 1, 3, -0.0f, 0.6f, 1, 4, -1};
     static const float targets[16] = {1, 0, 0, 0, 0, 1, 0, 1, 1, 0, 0, 0, 0, 0, 0, 0};
     cavmae_context *context = context_with(2);

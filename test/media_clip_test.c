@@ -1,5 +1,5 @@
-/* A real clip, where one lies beside the tree: decoded by FFmpeg, prepared, and compared with what the reference's own tools
- * made of it; then embedded. The resamplers differ, so sound is near and not equal. */
+/* A real clip, where one lies beside the tree: decoded by FFmpeg, prepared, and compared with what the reference's
+ * own tools made of it; then embedded. The resamplers differ, so sound is near and not equal. */
 #include <unistd.h>
 
 #include "tiny.h"

@@ -1,5 +1,5 @@
-/* lib/io/media.c with decoders of its own, good and bad; then libcavmae-media.so on files that the test writes, and on a
- * video where one lies beside the tree. */
+/* lib/io/media.c with decoders of its own, good and bad; then libcavmae-media.so on files that the test writes, and
+ * on a video where one lies beside the tree. */
 #define _GNU_SOURCE
 #include <pthread.h>
 #include <stdlib.h>

@@ -1,5 +1,5 @@
-/* Every allocation of every call fails in turn, once or from then on: a status comes back, nothing leaks, and the objects
- * work afterwards as if nothing had been. */
+/* Every allocation of every call fails in turn, once or from then on: a status comes back, nothing leaks, and the
+ * objects work afterwards as if nothing had been. */
 #define _GNU_SOURCE
 #include <unistd.h>
 

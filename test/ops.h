@@ -113,10 +113,10 @@ static inline cavmae_context *make_context(int32_t threads) {
     return context;
 }
 
-/* A backend of its own for a test; isa -1: the widest. */
-static inline cavmae__backend *open_backend(cavmae_context *context, int isa) {
+/* A backend of its own for a test. */
+static inline cavmae__backend *open_backend(cavmae_context *context, int isa, int always_bf16) {
     cavmae__backend *backend = NULL;
-    if (!CHECK_OK(cavmae__cpu_backend_open_as(context, isa < 0 ? cavmae__isa() : isa, &backend))) exit(1);
+    if (!CHECK_OK(cavmae__cpu_backend_open_as(context, isa, always_bf16, &backend))) exit(1);
     return backend;
 }
 
@@ -139,14 +139,16 @@ static inline void free_workspace(workspace *w) {
     free(w->memory);
 }
 
+/* With every instruction set; with the widest also once with bfloat16 products, where the machine has them. */
 static inline void for_each_isa(void (*test)(cavmae__backend *)) {
     cavmae_context *context = make_context(2);
-    for (int isa = 0; isa <= cavmae__isa(); isa++) {
-        int failed = check_failed;
-        cavmae__backend *backend = open_backend(context, isa);
+    const int widest = cavmae__isa();
+    for (int i = 0; i <= widest + 1; i++) {
+        const int failed = check_failed, isa = i <= widest ? i : widest;
+        cavmae__backend *backend = open_backend(context, isa, i > widest);
         test(backend);
         backend->ops->close(backend);
-        if (check_failed > failed) printf("  with %s\n", isa_names[isa]);
+        if (check_failed > failed) printf("  with %s%s\n", isa_names[isa], i > widest ? " and bfloat16 products" : "");
     }
     cavmae_context_free(context);
 }
@@ -157,7 +159,7 @@ static inline void for_each_thread_count(array (*test)(cavmae__backend *)) {
     array first = {0};
     for (int i = 0; i < 4; i++) {
         cavmae_context *context = make_context(threads[i]);
-        cavmae__backend *backend = open_backend(context, -1);
+        cavmae__backend *backend = open_backend(context, cavmae__isa(), 1);
         array got = test(backend);
         if (i == 0)
             first = got;

@@ -95,7 +95,7 @@ static void test_norm(cavmae__backend *backend, int32_t width, int32_t groups, c
     op.mean = mean.data;
     op.rstd = rstd.data;
     CHECK_OK(backend->ops->layernorm_grad(backend, &op));
-    CHECK_GRADIENT(&dx, c.x.value, norm_loss, &c, 2e-6);
+    CHECK_GRADIENT(&dx, c.x.value, norm_loss, &c, 2e-5); /* four numbers that are nearly equal lose some bits */
     CHECK_GRADIENT_ADDED(&dgamma, c.gamma.value, accumulate ? dgamma.value : NULL, norm_loss, &c, 3e-6);
     CHECK_GRADIENT_ADDED(&dbeta, c.beta.value, accumulate ? dbeta.value : NULL, norm_loss, &c, 3e-6);
     array in_place = make_output(count, CAVMAE_FLOAT32); /* dx over add */

@@ -1,5 +1,5 @@
-/* The pretraining step around the network: objectives, masks, batches of every shape, what it refuses, and what it leaves
- * behind then. */
+/* The pretraining step around the network: objectives, masks, batches of every shape, what it refuses, and what it
+ * leaves behind then. */
 #include "failing_allocator.h"
 #include "tiny.h"
 

@@ -1,5 +1,5 @@
-/* Updates: the same bits whatever the threads, interruptions and recomputation; accumulation, clipping, groups, schedules
- * and both optimizers against their formulas. */
+/* Updates: the same bits whatever the threads, interruptions and recomputation; accumulation, clipping, groups,
+ * schedules and both optimizers against their formulas. */
 #define _GNU_SOURCE
 #include <unistd.h>
 

@@ -1,4 +1,5 @@
-/* Line charts as SVG inside of an HTML page; both axes start at 0. Colours are the page's: classes "grid", "axis", "mark" and "line-NAME". */
+/* Line charts as SVG inside of an HTML page; both axes start at 0. Colours are the page's: classes "grid", "axis",
+ * "mark" and "line-NAME". */
 #ifndef EXAMPLE_CHART_H
 #define EXAMPLE_CHART_H
 

@@ -10,10 +10,9 @@
  * Results do not depend on company: a row's or segment's result has the same bits whatever other rows are in the
  * call, however many threads there are, on every run. Sums over rows are taken in an order fixed by shapes alone.
  *
- * `accumulate` 0 overwrites gradients of parameters, 1 adds to them.
- * No operation allocates: scratch comes in `workspace`, as large as workspace_size said. Two calls that run at once need
- * two workspaces. Arguments are valid by construction (the plan checked them); a status reports the device's faults.
- */
+ * `accumulate` 0 overwrites gradients of parameters, 1 adds to them. No operation allocates: scratch comes in
+ * `workspace`, as large as workspace_size said. Two calls that run at once need two workspaces. Arguments are valid
+ * by construction (the plan checked them); a status reports the device's faults. */
 #ifndef CAVMAE_BACKEND_BACKEND_H
 #define CAVMAE_BACKEND_BACKEND_H
 
@@ -113,10 +112,10 @@ typedef struct cavmae__patches {
     void *y; /* [rows, channels * patch * patch] */
 } cavmae__patches;
 
-/* out[row[k]] = x[source[k]] (or `fill` where source[k] < 0) + table[position[k]] + vector, for k in [0, count).
- * row NULL: k. source NULL: k. k with row[k] < 0 are left out. table, vector NULL: nothing is added. Encoder: adds positions
- * and modality; decoder: puts visible tokens and the mask token in their places, and going back takes their gradients out
- * again. In place where row and source are NULL. */
+/* out[row[k]] = x[source[k]] (or `fill` where source[k] < 0) + table[position[k]] + vector, for k in [0, count). row
+ * NULL: k. source NULL: k. k with row[k] < 0 are left out. table, vector NULL: nothing is added. Encoder: adds
+ * positions and modality; decoder: puts visible tokens and the mask token in their places, and going back takes
+ * their gradients out again. In place where row and source are NULL. */
 typedef struct cavmae__place {
     int64_t count;
     int32_t width;
@@ -156,8 +155,8 @@ typedef struct cavmae__segment_mean {
     float *dx;       /* backward */
 } cavmae__segment_mean;
 
-/* Masked reconstruction, paper eq. 9 with the mean over a patch's pixels as in the reference:
- * loss = sum over removed tokens of mean((pred - target)^2) / removed; target = patch in the order (row, column, channel),
+/* Masked reconstruction, paper eq. 9 with the mean over a patch's pixels as in the reference: loss = sum over
+ * removed tokens of mean((pred - target)^2) / removed; target = patch in the order (row, column, channel),
  * normalised by its mean and unbiased variance + 1e-6 when norm_pix. dpred = weight * dloss/dpred. */
 typedef struct cavmae__mae_loss {
     cavmae__patch_source source;
@@ -173,9 +172,9 @@ typedef struct cavmae__mae_loss {
     void *workspace;
 } cavmae__mae_loss;
 
-/* InfoNCE, paper eq. 7: s = normalize(a) normalize(v)^T / temperature; v2a: for each column (visual) a softmax over the rows
- * (audio), loss = -mean log of the diagonal; a2v: over rows; both: mean of the two. accuracy: share of argmax on the
- * diagonal (the first of equals). da, dv = weight * dloss/d. */
+/* InfoNCE, paper eq. 7: s = normalize(a) normalize(v)^T / temperature; v2a: for each column (visual) a softmax over
+ * the rows (audio), loss = -mean log of the diagonal; a2v: over rows; both: mean of the two. accuracy: share of
+ * argmax on the diagonal (the first of equals). da, dv = weight * dloss/d. */
 typedef struct cavmae__contrastive {
     int32_t count, width, direction; /* 0 v2a, 1 a2v, 2 both */
     double temperature, weight;
@@ -185,11 +184,11 @@ typedef struct cavmae__contrastive {
     void *workspace;
 } cavmae__contrastive;
 
-/* Masks for clips first .. first + clips - 1 of a step's batch: each keeps `keep` of rows * columns tokens. Noise is Philox uniform(seed,
- * purpose, step, clip)[token]; the `keep` smallest stay, ties by token. Structured modes first add 2 to the noise of
- * (int)(columns * ratio) columns (time), (int)(rows * ratio) rows (frequency), or both with ratio * 0.7
- * (time_frequency); which ones is drawn the same way from the noise that follows the tokens' in the stream:
- * [tokens, tokens + columns) for columns, then [.., + rows) for rows; the smallest are taken. */
+/* Masks for clips first .. first + clips - 1 of a step's batch: each keeps `keep` of rows * columns tokens. Noise is
+ * Philox uniform(seed, purpose, step, clip)[token]; the `keep` smallest stay, ties by token. Structured modes first
+ * add 2 to the noise of (int)(columns * ratio) columns (time), (int)(rows * ratio) rows (frequency), or both with
+ * ratio * 0.7 (time_frequency); which ones is drawn the same way from the noise that follows the tokens' in the
+ * stream: [tokens, tokens + columns) for columns, then [.., + rows) for rows; the smallest are taken. */
 typedef struct cavmae__draw_masks {
     uint64_t seed, step;
     uint32_t purpose;
@@ -200,9 +199,9 @@ typedef struct cavmae__draw_masks {
     void *workspace;
 } cavmae__draw_masks;
 
-/* Lists of a modality's tokens, rising within each clip. tokens, visible: where each clip's tokens and visible rows start. A
- * token's position is its row in the table of positional embeddings, whose grid is table_columns wide: (t / columns) *
- * table_columns + t % columns with the clip's own columns. */
+/* Lists of a modality's tokens, rising within each clip. tokens, visible: where each clip's tokens and visible rows
+ * start. A token's position is its row in the table of positional embeddings, whose grid is table_columns wide: (t /
+ * columns) * table_columns + t % columns with the clip's own columns. */
 typedef struct cavmae__index_tokens {
     cavmae__segments tokens, visible;
     const uint8_t *mask;    /* [tokens] 1 = removed; NULL: all visible */
@@ -215,8 +214,8 @@ typedef struct cavmae__index_tokens {
     int32_t *token_clip, *token_token, *token_position, *token_row, *token_removed;
 } cavmae__index_tokens;
 
-/* torch.optim.Adam (decoupled 0: weight_decay * p is added to the gradient) or AdamW (1), elements [count). The gradient is
- * multiplied by grad_scale first. update: 1, 2, ... */
+/* torch.optim.Adam (decoupled 0: weight_decay * p is added to the gradient) or AdamW (1), elements [count). The
+ * gradient is multiplied by grad_scale first. update: 1, 2, ... */
 typedef struct cavmae__adam {
     int64_t count, update;
     float *p, *m, *v;

@@ -70,9 +70,9 @@ static cavmae_status take_entry(cavmae__json *json, int sound, members *entry) {
     return CAVMAE_OK;
 }
 
-/* Room for an entry whose text has `length` bytes: all its strings together are no longer than that, each has a zero at
- * its end, three may get the folder before them, and a frame's path is made of two. The labels are fewer than bytes, and
- * come first, where they are aligned. */
+/* Room for an entry whose text has `length` bytes: all its strings together are no longer than that, each has a zero
+ * at its end, three may get the folder before them, and a frame's path is made of two. The labels are fewer than
+ * bytes, and come first, where they are aligned. */
 static cavmae_status reserve(const cavmae__manifest *manifest, cavmae__item *item, size_t length, char **strings) {
     size_t labels = (length + 1) * sizeof(int32_t);
     size_t need = labels + 2 * length + MEMBERS + 4 * manifest->folder_length + FRAME_PATH_EXTRA;

@@ -1,5 +1,5 @@
-/* A manifest in the authors' JSON format. Millions of entries are the rule, so an entry is only its place in the file: it
- * is checked once when the manifest is opened, and read again from there when it is needed. */
+/* A manifest in the authors' JSON format. Millions of entries are the rule, so an entry is only its place in the
+ * file: it is checked once when the manifest is opened, and read again from there when it is needed. */
 #ifndef CAVMAE_DATA_MANIFEST_H
 #define CAVMAE_DATA_MANIFEST_H
 
@@ -21,7 +21,8 @@ typedef struct cavmae__item {
     char *frame_path; /* room for cavmae__item_frame */
 } cavmae__item;
 
-/* labels NULL: the entries' are ignored; otherwise they live as long as the manifest. sound: entries without are an error. */
+/* labels NULL: the entries' are ignored; otherwise they live as long as the manifest. sound: entries without are an
+ * error. */
 cavmae_status cavmae__manifest_open(cavmae_context *context, const char *path, const cavmae__labels *labels, int sound,
                                     cavmae__manifest **out);
 void cavmae__manifest_free(cavmae__manifest *manifest);

@@ -1,10 +1,10 @@
 /* The loader's threads: they read samples ahead; batches come out the same for any number of them.
  *
- * Samples are numbered 0, 1, ... in the order of the epochs. A thread takes the next number and makes the sample in its
- * slot of a ring, so samples may become ready out of order. They are placed into batches in order, by whichever thread
- * finds the next one ready; only then is it known how many before it were broken, and so which row is theirs. An epoch's
- * end is a number too: a slot without a sample. Batches are a second ring, with room for `queue` of them and the one that
- * the caller holds. */
+ * Samples are numbered 0, 1, ... in the order of the epochs. A thread takes the next number and makes the sample in
+ * its slot of a ring, so samples may become ready out of order. They are placed into batches in order, by whichever
+ * thread finds the next one ready; only then is it known how many before it were broken, and so which row is theirs.
+ * An epoch's end is a number too: a slot without a sample. Batches are a second ring, with room for `queue` of them
+ * and the one that the caller holds. */
 #define _POSIX_C_SOURCE 200809L
 #include <signal.h>
 #include <string.h>
@@ -100,7 +100,8 @@ static cavmae_status reserve_sound(cavmae_loader *loader, cavmae__loader_batch *
     return CAVMAE_OK;
 }
 
-/* Copies a sample into the next row. Without the lock: `placing` keeps other threads out, and the batch is not complete. */
+/* Copies a sample into the next row. Without the lock: `placing` keeps other threads out, and the batch is not
+ * complete. */
 static cavmae_status copy_sample(cavmae_loader *loader, cavmae__loader_batch *b, cavmae__slot *s) {
     const cavmae__sample *sample = &s->sample;
     size_t row = (size_t)loader->rows, audio = (size_t)(sample->audio_frames * loader->source.options.mel_bins);

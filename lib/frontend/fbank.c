@@ -70,9 +70,9 @@ static int32_t place_of(int32_t k, int32_t length) {
 
 static float mel_scale(float hertz) { return 1127.0f * logf(1.0f + hertz / 700.0f); }
 
-/* torchaudio's get_mel_banks: triangles in mel, from 20 Hz to half the rate. In float, as there: a filter that catches only
- * the foot of one bin owes all it is to these roundings. A bin lies in at most two triangles, so `weights` has room for
- * two for each. */
+/* torchaudio's get_mel_banks: triangles in mel, from 20 Hz to half the rate. In float, as there: a filter that
+ * catches only the foot of one bin owes all it is to these roundings. A bin lies in at most two triangles, so
+ * `weights` has room for two for each. */
 static void make_mel_filters(int32_t rate, int32_t half, int32_t bins, float *weights, cavmae__mel_filter *mel) {
     double lowest = 1127.0 * log(1.0 + 20.0 / 700.0), highest = 1127.0 * log(1.0 + 0.5 * rate / 700.0);
     float low = (float)lowest, step = (float)((highest - lowest) / (bins + 1.0));

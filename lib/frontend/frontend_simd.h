@@ -34,12 +34,13 @@ typedef struct cavmae__fbank_plan {
     const cavmae__mel_filter *mel; /* [mel_bins] */
 } cavmae__fbank_plan;
 
-/* out [frames, mel_bins] = (log-mel - offset) / scale of pcm - pcm_mean. work: 2 * half * MAX_LANES floats, aligned to 64. */
+/* out [frames, mel_bins] = (log-mel - offset) / scale of pcm - pcm_mean. work: 2 * half * MAX_LANES floats, aligned
+ * to 64. */
 typedef void cavmae__fbank_rows(const cavmae__fbank_plan *plan, const float *pcm, float pcm_mean, int64_t frames,
                                 float offset, float scale, float *out, float *work);
 
-/* One axis of a resize, for the output pixels that are wanted: pixel i is the sum of length[i] input pixels from first[i]
- * on, times weights + i * taps. Pillow's fixed point: weights have WEIGHT_BITS fraction bits. */
+/* One axis of a resize, for the output pixels that are wanted: pixel i is the sum of length[i] input pixels from
+ * first[i] on, times weights + i * taps. Pillow's fixed point: weights have WEIGHT_BITS fraction bits. */
 enum { CAVMAE__WEIGHT_BITS = 32 - 8 - 2 };
 typedef struct cavmae__resize_axis {
     int32_t count, taps;

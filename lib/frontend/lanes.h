@@ -1,5 +1,5 @@
-/* Vectors as wide as the instruction set that a file is compiled for, in the extension that gcc and clang share, and the
- * transposition that brings one row into each lane. */
+/* Vectors as wide as the instruction set that a file is compiled for, in the extension that gcc and clang share, and
+ * the transposition that brings one row into each lane. */
 #ifndef CAVMAE_FRONTEND_LANES_H
 #define CAVMAE_FRONTEND_LANES_H
 

@@ -88,9 +88,9 @@ static void transform(const cavmae__fbank_plan *plan, point *z) {
         }
 }
 
-/* From the transform Z of even + i odd samples to the power |X|^2 of the real signal's bins k and half - k, which depend
- * on the same two points: X[k], conj(X[half - k]) = E +- exp(-i pi k / half) O. Power takes the place of the real part.
- * Bin 0 and the highest have weight 0 in every mel filter, and are not computed. */
+/* From the transform Z of even + i odd samples to the power |X|^2 of the real signal's bins k and half - k, which
+ * depend on the same two points: X[k], conj(X[half - k]) = E +- exp(-i pi k / half) O. Power takes the place of the
+ * real part. Bin 0 and the highest have weight 0 in every mel filter, and are not computed. */
 static void power_spectrum(const cavmae__fbank_plan *plan, point *z) {
     for (int32_t k = 1; k <= plan->half / 2; k++) {
         point *low = &z[plan->place[k]], *high = &z[plan->place[plan->half - k]];

@@ -32,8 +32,8 @@ static void transpose_strip(const uint8_t *pixels, size_t stride, int32_t rows, 
 
 enum { PARTS = CAVMAE__TILE / LANES };
 
-/* Output column x of `together` channels from c on, TILE rows high, into *column[0], ... `together` is a constant to the
- * compiler: the sums stay in registers, and a weight is loaded once for all channels. */
+/* Output column x of `together` channels from c on, TILE rows high, into *column[0], ... `together` is a constant to
+ * the compiler: the sums stay in registers, and a weight is loaded once for all channels. */
 static inline void resize_column(const cavmae__resize_axis *axis, int32_t x, const uint8_t *strip, int32_t channels,
                                  int32_t c, const int together, tile_row *const column[]) {
     const int32_t *weights = axis->weights + (size_t)x * (size_t)axis->taps;

@@ -146,7 +146,8 @@ static cavmae_status take_pooled(const job *j, int64_t segment, int32_t first, i
     return CAVMAE_OK;
 }
 
-/* Copies the chunk's results out; pooled rows and token rows come in the joint streams' order. tokens [3]: token rows written so far. */
+/* Copies the chunk's results out; pooled rows and token rows come in the joint streams' order. tokens [3]: token
+ * rows written so far. */
 static cavmae_status take_results(job *j, int32_t first, int32_t clips, int64_t tokens[3]) {
     static const char *const names[] = {"joint", "audio", "visual"};
     cavmae__network *n = j->network;

@@ -2,9 +2,9 @@
  * query, and each worker keeps the best k of what it has seen. What is best is a total order (greater score, then
  * smaller id), so the result does not depend on which worker saw which rows.
  *
- * Rows lie in chunks that are never moved: memory does not double when the index grows, and a loaded index's rows stay
- * in the map of its file. On disk: safetensors with one tensor for each chunk, rows.0, rows.1, ... [rows, dim] float32, and the
- * metadata "cavmae.index" = "1" and "cavmae.index.dim". */
+ * Rows lie in chunks that are never moved: memory does not double when the index grows, and a loaded index's rows
+ * stay in the map of its file. On disk: safetensors with one tensor for each chunk, rows.0, rows.1, ... [rows, dim]
+ * float32, and the metadata "cavmae.index" = "1" and "cavmae.index.dim". */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>

@@ -165,8 +165,8 @@ typedef struct class_result {
     double average_precision, auc; /* NaN: the class lacks positives or negatives */
 } class_result;
 
-/* keys [count], sorted. Equal scores are one threshold. Average precision is the sum of (recall gained * precision), without
- * interpolation; AUC is the share of (positive, negative) pairs in the right order, equals counting half. */
+/* keys [count], sorted. Equal scores are one threshold. Average precision is the sum of (recall gained * precision),
+ * without interpolation; AUC is the share of (positive, negative) pairs in the right order, equals counting half. */
 static class_result score_class(const uint64_t *keys, int64_t count, int64_t positives) {
     int64_t negatives = count - positives, true_positives = 0;
     double precision_sum = 0, pairs = 0;

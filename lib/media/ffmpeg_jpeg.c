@@ -1,6 +1,6 @@
-/* JPEG's pixels to RGB with the arithmetic of libjpeg, because that is what the reference reads pictures with (by way of
- * Pillow): chroma interpolated linearly ("fancy upsampling", jdsample.c), then jdcolor.c's fixed point. Also a good deal
- * quicker than libswscale's accurate way. */
+/* JPEG's pixels to RGB with the arithmetic of libjpeg, because that is what the reference reads pictures with (by
+ * way of Pillow): chroma interpolated linearly ("fancy upsampling", jdsample.c), then jdcolor.c's fixed point. Also
+ * a good deal quicker than libswscale's accurate way. */
 #include <libavutil/mem.h>
 
 #include "ffmpeg_reader.h"

@@ -23,8 +23,8 @@ typedef struct viewer {
 
 /* ---- Orientation ---- */
 
-/* A display matrix maps stored to shown positions: x' = a x + c y, y' = b x + d y. Only its signs and which of a and c is
- * the larger are used: the eight ways to lay a picture down. */
+/* A display matrix maps stored to shown positions: x' = a x + c y, y' = b x + d y. Only its signs and which of a and
+ * c is the larger are used: the eight ways to lay a picture down. */
 typedef struct orientation {
     int turned, flip_x, flip_y; /* x and y swap places; then, does x' run against its source, and y'? */
 } orientation;
@@ -90,8 +90,9 @@ static enum AVPixelFormat plain_format(enum AVPixelFormat format, int *full_rang
     return plain;
 }
 
-/* Videos as the ffmpeg program and OpenCV convert them, which is what the reference cut its training frames with: quick,
- * 1.3 levels darker than exact on x86, with chroma not interpolated. Still pictures as Pillow reads them, to rounding. */
+/* Videos as the ffmpeg program and OpenCV convert them, which is what the reference cut its training frames with:
+ * quick, 1.3 levels darker than exact on x86, with chroma not interpolated. Still pictures as Pillow reads them, to
+ * rounding. */
 static cavmae_status scale(viewer *v) {
     const AVFrame *frame = v->shown;
     int full_range = frame->color_range == AVCOL_RANGE_JPEG;
@@ -168,8 +169,8 @@ static int worth_seeking(const viewer *v, int64_t target) {
     return ((double)target - (double)here) * av_q2d(v->r.stream->time_base) > v->near;
 }
 
-/* Goes to a key frame from which decoding reaches `target`, and decodes it. Where a key frame is shown after the time by
- * which it was found (B-frames), or cannot be decoded (a file cut short), goes further back. */
+/* Goes to a key frame from which decoding reaches `target`, and decodes it. Where a key frame is shown after the
+ * time by which it was found (B-frames), or cannot be decoded (a file cut short), goes further back. */
 static cavmae_status seek(viewer *v, int64_t target) {
     int64_t here = position(v), back = 0, step = (int64_t)(1 / av_q2d(v->r.stream->time_base)) + 1;
     for (;;) {

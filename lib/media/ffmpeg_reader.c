@@ -85,8 +85,8 @@ typedef const AVInputFormat input_format;
 typedef AVInputFormat input_format;
 #endif
 
-/* "file:", so that "http://..." is but the name of a file. FFmpeg finds out what it is from its contents alone: by name, it
- * would take a picture's for a pattern of names. */
+/* "file:", so that "http://..." is but the name of a file. FFmpeg finds out what it is from its contents alone: by
+ * name, it would take a picture's for a pattern of names. */
 static int open_input(cavmae__reader *r) {
     input_format *type = NULL;
     char *url = av_asprintf("file:%s", r->path);

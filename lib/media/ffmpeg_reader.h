@@ -1,5 +1,5 @@
-/* One track of one media file, as decoded frames. Nothing here is shared between calls, so any number of readers may be at
- * work in different threads. */
+/* One track of one media file, as decoded frames. Nothing here is shared between calls, so any number of readers may
+ * be at work in different threads. */
 #ifndef CAVMAE_MEDIA_FFMPEG_READER_H
 #define CAVMAE_MEDIA_FFMPEG_READER_H
 

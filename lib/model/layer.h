@@ -52,8 +52,8 @@ cavmae_status cavmae__layer_forward(const cavmae__pass *pass, int64_t first, int
 cavmae_status cavmae__layer_backward(const cavmae__pass *pass, int64_t first, int32_t width, int32_t heads,
                                      const cavmae__streams *streams, const cavmae__activations *keep, float *dx);
 
-/* A stack of `depth` layers. keep [depth]: what each keeps. In a pass without backward nothing is, and the residual stream
- * stays in the output's buffer from layer to layer. */
+/* A stack of `depth` layers. keep [depth]: what each keeps. In a pass without backward nothing is, and the residual
+ * stream stays in the output's buffer from layer to layer. */
 typedef struct cavmae__stack {
     int64_t first, depth; /* parameter index of the first layer */
     int32_t width, heads, recompute;

@@ -50,8 +50,8 @@ int64_t cavmae__parameters_find(const cavmae__parameters *parameters, const char
 /* The starting values of one parameter, host memory [elements]. */
 void cavmae__parameter_init(const cavmae__parameter *parameter, uint64_t seed, float *values);
 
-/* 2-D sine-cosine table [rows * columns, width]: the first half of the width encodes the column, the second the row, each
- * half [sin, cos]. In double, rounded once, as the reference's NumPy does. */
+/* 2-D sine-cosine table [rows * columns, width]: the first half of the width encodes the column, the second the row,
+ * each half [sin, cos]. In double, rounded once, as the reference's NumPy does. */
 void cavmae__sincos_2d(int64_t width, int64_t rows, int64_t columns, float *out);
 
 #endif

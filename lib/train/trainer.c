@@ -31,7 +31,8 @@ void cavmae_trainer_free(cavmae_trainer *trainer) {
 
 cavmae_status cavmae__trainer_reserve(cavmae_trainer *trainer, const cavmae__extent *extent) {
     cavmae__network *network;
-    /* The old one goes first: both at once may be more than there is. A failure leaves none, and the next batch tries again. */
+    /* The old one goes first: both at once may be more than there is. A failure leaves none, and the next batch
+     * tries again. */
     cavmae__network_free(trainer->network);
     trainer->network = NULL;
     CAVMAE__TRY(cavmae__network_create(trainer->model, extent, (int32_t)trainer->options.recompute, &network));

@@ -1,8 +1,8 @@
 #!/bin/sh
-# Every file as clang-format writes it. cavmae.h is laid out by hand: its tables of keys are a manual.
+# Every file as clang-format writes it.
 cd "$(dirname "$0")/../.." || exit 1
 . test/count.sh
-for file in $(find lib test examples -name '*.[ch]' | sort); do
+for file in $(find include lib test examples -name '*.[ch]' | sort); do
     if clang-format "$file" | cmp -s - "$file"; then good; else bad "$file: run clang-format -i on it"; fi
 done
 finish style

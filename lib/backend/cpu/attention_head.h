@@ -75,7 +75,8 @@ static inline void head_store(const head_rows *h, void *data, int64_t i, const f
     }
 }
 
-/* x[j] = e^(x[j] - max) for a row padded to whole vectors, zeros in the padding; returns their sum. */
+/* x[j] = e^(x[j] - max) for a row padded to whole vectors, zeros in the padding; returns their sum.
+ * lse: log of the sum of e^x, or NULL. */
 static inline float softmax_row(float *x, int64_t count, float *lse) {
     const int64_t end = cavmae__round_up(count, VEC_WIDTH);
     for (int64_t j = count; j < end; j++) x[j] = -INFINITY;
@@ -88,7 +89,7 @@ static inline float softmax_row(float *x, int64_t count, float *lse) {
         sum += e;
     }
     float total = vec_sum(sum);
-    *lse = largest + logf(total);
+    if (lse) *lse = largest + logf(total);
     return total;
 }
 

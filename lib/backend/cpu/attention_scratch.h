@@ -5,7 +5,7 @@
 
 #include "cpu_backend.h"
 
-enum { CAVMAE__QUERY_BLOCK = 48, CAVMAE__ATTENTION_PAD = 64 };
+enum { CAVMAE__QUERY_BLOCK = 72, CAVMAE__ATTENTION_PAD = 64 };
 
 static inline int64_t cavmae__attention_scratch(int64_t length, int64_t head_dim, int backward) {
     int64_t long_pad = cavmae__round_up(length, CAVMAE__ATTENTION_PAD),

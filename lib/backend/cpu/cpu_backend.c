@@ -74,8 +74,13 @@ cavmae_status cavmae__cpu_sync(cavmae__backend *backend) {
 
 /* ---- Workspace ---- */
 
-static int64_t linear_floats(const cavmae__limits *limits) {
-    return limits->backward ? cavmae__larger(CAVMAE__ROWS_SCRATCH, CAVMAE__GRAD_SCRATCH) : CAVMAE__ROWS_SCRATCH;
+static int64_t linear_bytes(const cavmae__cpu_backend *cpu, const cavmae__limits *limits) {
+    int64_t floats =
+        limits->backward ? cavmae__larger(CAVMAE__ROWS_SCRATCH, CAVMAE__GRAD_SCRATCH) : CAVMAE__ROWS_SCRATCH;
+    int64_t bytes = floats * (int64_t)sizeof(float);
+    if (!cpu->bf16) return bytes;
+    bytes = cavmae__larger(bytes, cavmae__bf16_rows_scratch(limits->width));
+    return limits->backward ? cavmae__larger(bytes, CAVMAE__BF16_GRAD_SCRATCH) : bytes;
 }
 
 /* Sums of blocks of rows, at most one block more for each group. */
@@ -90,9 +95,11 @@ static int64_t contrastive_doubles(const cavmae__limits *limits) {
 
 size_t cavmae__cpu_workspace_size(cavmae__backend *backend, const cavmae__limits *limits) {
     const cavmae__cpu_backend *cpu = (const cavmae__cpu_backend *)backend;
-    const int64_t attention =
-        limits->heads > 0 ? cavmae__attention_scratch(limits->longest, limits->head_dim, limits->backward) : 0;
-    int64_t bytes = cpu->threads * cavmae__larger(linear_floats(limits), attention) * (int64_t)sizeof(float);
+    int64_t bytes = linear_bytes(cpu, limits);
+    if (limits->heads > 0)
+        bytes = cavmae__larger(bytes, cavmae__attention_scratch(limits->longest, limits->head_dim, limits->backward) *
+                                          (int64_t)sizeof(float));
+    bytes *= cpu->threads;
     bytes = cavmae__larger(bytes, CAVMAE__SUM_SQUARES_BLOCKS * (int64_t)sizeof(double));
     bytes = cavmae__larger(bytes, (int64_t)cavmae__mae_loss_workspace(cpu, limits));
     bytes = cavmae__larger(bytes, (int64_t)cavmae__draw_masks_workspace(cpu, limits));
@@ -103,18 +110,26 @@ size_t cavmae__cpu_workspace_size(cavmae__backend *backend, const cavmae__limits
 
 /* ---- Life ---- */
 
-void cavmae__cpu_close(cavmae__backend *backend) { cavmae__free(backend->context, backend); }
+void cavmae__cpu_close(cavmae__backend *backend) {
+    cavmae__bf16_close(((cavmae__cpu_backend *)backend)->bf16);
+    cavmae__free(backend->context, backend);
+}
 
-cavmae_status cavmae__cpu_backend_open_as(cavmae_context *context, int isa, cavmae__backend **out) {
+cavmae_status cavmae__cpu_backend_open_as(cavmae_context *context, int isa, int always_bf16, cavmae__backend **out) {
     cavmae__cpu_backend *cpu = cavmae__alloc_zero(context, sizeof *cpu);
     if (!cpu) return CAVMAE_E_NOMEM;
     cpu->base.ops = ops_of(isa);
     cpu->base.context = context;
     cpu->threads = cavmae__context_threads(context);
+    cavmae_status status = cavmae__bf16_open(context, always_bf16, &cpu->bf16);
+    if (status != CAVMAE_OK) {
+        cavmae__free(context, cpu);
+        return status;
+    }
     *out = &cpu->base;
     return CAVMAE_OK;
 }
 
 cavmae_status cavmae__cpu_backend_open(cavmae_context *context, cavmae__backend **out) {
-    return cavmae__cpu_backend_open_as(context, cavmae__isa(), out);
+    return cavmae__cpu_backend_open_as(context, cavmae__isa(), 0, out);
 }

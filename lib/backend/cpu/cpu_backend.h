@@ -4,10 +4,12 @@
 #define CAVMAE_BACKEND_CPU_CPU_BACKEND_H
 
 #include "backend.h"
+#include "bf16_product.h"
 
 typedef struct cavmae__cpu_backend {
     cavmae__backend base;
     int32_t threads;
+    cavmae__bf16 *bf16; /* NULL: bfloat16 is multiplied as float32 */
 } cavmae__cpu_backend;
 
 /* cavmae__NAME_avx512 and so on; CAVMAE_ISA is given on the compiler's command line. */
@@ -24,8 +26,9 @@ static inline int64_t cavmae__round_up(int64_t count, int64_t block) { return ca
 static inline int64_t cavmae__smaller(int64_t a, int64_t b) { return a < b ? a : b; }
 static inline int64_t cavmae__larger(int64_t a, int64_t b) { return a > b ? a : b; }
 
-/* With the code of an instruction set of isa.h that the machine has: for tests. */
-cavmae_status cavmae__cpu_backend_open_as(cavmae_context *context, int isa, cavmae__backend **out);
+/* With the code of an instruction set of isa.h that the machine has, and with bfloat16 products even where they are
+ * slow: for tests. */
+cavmae_status cavmae__cpu_backend_open_as(cavmae_context *context, int isa, int always_bf16, cavmae__backend **out);
 
 /* Bytes of workspace, for any call within the limits. */
 size_t cavmae__mae_loss_workspace(const cavmae__cpu_backend *backend, const cavmae__limits *limits);

@@ -30,36 +30,35 @@ static void forward_task(void *arg, int64_t task, int32_t worker) {
     for (int64_t i = first; i < end; i += CAVMAE__QUERY_BLOCK) {
         int64_t count = cavmae__smaller(CAVMAE__QUERY_BLOCK, end - i);
         head_copy(&q, i, count, 1.0f / sqrtf((float)dim), queries, dim);
-        CAVMAE__SIMD(product)
-        (&(cavmae__product){.m = count,
-                            .n = cavmae__round_up(length, VEC_WIDTH),
-                            .k = dim,
-                            .a = queries,
-                            .a_row = dim,
-                            .a_column = 1,
-                            .b = keys,
-                            .b_row = CAVMAE__PANEL,
-                            .b_panel = CAVMAE__PANEL * dim,
-                            .c = scores,
-                            .c_row = columns});
+        const cavmae__product qk = {.m = count,
+                                    .n = cavmae__round_up(length, VEC_WIDTH),
+                                    .k = dim,
+                                    .a = queries,
+                                    .a_row = dim,
+                                    .a_column = 1,
+                                    .b = keys,
+                                    .b_row = CAVMAE__PANEL,
+                                    .b_panel = CAVMAE__PANEL * dim,
+                                    .c = scores,
+                                    .c_row = columns};
+        CAVMAE__SIMD(product)(&qk);
         float scale[CAVMAE__QUERY_BLOCK];
         for (int64_t r = 0; r < count; r++) {
-            float lse;
-            scale[r] = 1.0f / softmax_row(scores + r * columns, length, &lse);
-            if (op->lse) op->lse[(start + i + r) * op->heads + head] = lse;
+            float *lse = op->lse ? op->lse + (start + i + r) * op->heads + head : NULL;
+            scale[r] = 1.0f / softmax_row(scores + r * columns, length, lse);
         }
-        CAVMAE__SIMD(product)
-        (&(cavmae__product){.m = count,
-                            .n = wide,
-                            .k = length,
-                            .a = scores,
-                            .a_row = columns,
-                            .a_column = 1,
-                            .b = values,
-                            .b_row = wide,
-                            .b_panel = CAVMAE__PANEL,
-                            .c = out,
-                            .c_row = wide});
+        const cavmae__product pv = {.m = count,
+                                    .n = wide,
+                                    .k = length,
+                                    .a = scores,
+                                    .a_row = columns,
+                                    .a_column = 1,
+                                    .b = values,
+                                    .b_row = wide,
+                                    .b_panel = CAVMAE__PANEL,
+                                    .c = out,
+                                    .c_row = wide};
+        CAVMAE__SIMD(product)(&pv);
         const head_rows o = {op->o, op->dtype == CAVMAE_BFLOAT16, op->heads * dim,
                              (start + i) * op->heads * dim + head * dim, dim};
         for (int64_t r = 0; r < count; r++) head_store(&o, op->o, r, out + r * wide, scale[r]);

@@ -72,18 +72,18 @@ static void grad_task(void *arg, int64_t task, int32_t worker) {
             scores_grad(s + r * columns, dp + r * columns, length, op->lse[(start + i + r) * op->heads + head],
                         vec_sum(delta));
         }
-        CAVMAE__SIMD(product)
-        (&(cavmae__product){.m = count,
-                            .n = wide,
-                            .k = length,
-                            .a = dp,
-                            .a_row = columns,
-                            .a_column = 1,
-                            .b = keys,
-                            .b_row = wide,
-                            .b_panel = CAVMAE__PANEL,
-                            .c = dq,
-                            .c_row = wide});
+        const cavmae__product ds_k = {.m = count,
+                                      .n = wide,
+                                      .k = length,
+                                      .a = dp,
+                                      .a_row = columns,
+                                      .a_column = 1,
+                                      .b = keys,
+                                      .b_row = wide,
+                                      .b_panel = CAVMAE__PANEL,
+                                      .c = dq,
+                                      .c_row = wide};
+        CAVMAE__SIMD(product)(&ds_k);
         for (int64_t r = 0; r < count; r++) head_store(&query_rows, op->dqkv, i + r, dq + r * wide, scale);
         cavmae__product sums = {.m = length,
                                 .n = wide,

@@ -16,6 +16,8 @@ typedef struct rows_product {
     void (*follow)(const void *op, const float *sums, int64_t sums_row, int64_t row, int64_t rows, int64_t column,
                    int64_t columns);
     const void *op;
+    cavmae__bf16 *bf16;            /* NULL: float32 products */
+    _Atomic cavmae_status *status; /* of the bfloat16 products: the last that failed */
 } rows_product;
 
 /* Where in the result a product's tiles belong. */
@@ -74,9 +76,8 @@ static void multiply_block(const rows_product *p, const block *b, int64_t first_
                                    .finish = b->from + b->depth == p->depth ? finish : NULL,
                                    .finish_arg = &at};
         if (p->x_bf16) {
-            for (int64_t i = 0; i < rows; i++)
-                CAVMAE__SIMD(widen)
-                ((const uint16_t *)p->x + (r + i) * p->depth + b->from, b->depth, wide + i * b->depth);
+            for (int64_t i = 0; i < rows; i++) CAVMAE__SIMD(widen)
+            ((const uint16_t *)p->x + (r + i) * p->depth + b->from, b->depth, wide + i * b->depth);
             product.a = wide;
             product.a_row = b->depth;
         } else {
@@ -84,6 +85,59 @@ static void multiply_block(const rows_product *p, const block *b, int64_t first_
             product.a_row = p->depth;
         }
         CAVMAE__SIMD(product)(&product);
+    }
+}
+
+/* The same by oneDNN, with the weight rounded to bfloat16. */
+static cavmae_status multiply_bf16(const rows_product *p, int64_t column, int64_t columns, int64_t first_row,
+                                   int64_t end_row, void *scratch) {
+    enum { FOLLOW_ROWS = 8 };
+    const int64_t depth = p->depth, spaced = cavmae__round_up(depth, CAVMAE__BF16_GRANULE);
+    uint16_t *weight = scratch, *padded = weight + spaced * CAVMAE__TILE_COLUMNS;
+    float *sums = (void *)(padded + spaced * CAVMAE__BF16_GRANULE);
+    if (p->transposed)
+        CAVMAE__SIMD(narrow)(p->weight + column * depth, columns * depth, weight);
+    else
+        for (int64_t l = 0; l < depth; l++)
+            CAVMAE__SIMD(narrow)(p->weight + l * p->columns + column, columns, weight + l * columns);
+    for (int64_t r = first_row, rows; r < end_row; r += rows) {
+        const int64_t m = cavmae__bf16_rows(end_row - r, CAVMAE__BF16_BLOCK);
+        const uint16_t *x = (const uint16_t *)p->x + r * depth;
+        rows = cavmae__smaller(m, end_row - r);
+        if (rows < m) {
+            memcpy(padded, x, (size_t)(rows * depth) * sizeof *x);
+            memset(padded + rows * depth, 0, (size_t)((m - rows) * depth) * sizeof *x);
+            x = padded;
+        }
+        const cavmae__bf16_product product = {.m = m,
+                                              .n = columns,
+                                              .k = depth,
+                                              .a = x,
+                                              .b = weight,
+                                              .c = sums,
+                                              .a_row = depth,
+                                              .b_row = p->transposed ? depth : columns,
+                                              .c_row = CAVMAE__TILE_COLUMNS,
+                                              .b_transposed = p->transposed};
+        CAVMAE__TRY(cavmae__bf16_multiply(p->bf16, &product, sums + CAVMAE__BF16_BLOCK * CAVMAE__TILE_COLUMNS));
+        for (int64_t i = 0; i < rows; i += FOLLOW_ROWS)
+            p->follow(p->op, sums + i * CAVMAE__TILE_COLUMNS, CAVMAE__TILE_COLUMNS, r + i,
+                      cavmae__smaller(FOLLOW_ROWS, rows - i), column, columns);
+    }
+    return CAVMAE_OK;
+}
+
+static void bf16_task(void *arg, int64_t task, int32_t worker) {
+    const rows_product *p = arg;
+    const int64_t first_column = task % p->column_tasks * p->columns_each,
+                  first_row = task / p->column_tasks * p->rows_each;
+    const int64_t end_column = cavmae__smaller(first_column + p->columns_each, p->columns);
+    const int64_t end_row = cavmae__smaller(first_row + p->rows_each, p->rows);
+    char *scratch = (char *)p->scratch + worker * cavmae__bf16_rows_scratch(p->depth);
+    for (int64_t column = first_column; column < end_column; column += CAVMAE__TILE_COLUMNS) {
+        cavmae_status status = multiply_bf16(p, column, cavmae__smaller(CAVMAE__TILE_COLUMNS, end_column - column),
+                                             first_row, end_row, scratch);
+        if (status != CAVMAE_OK) *p->status = status;
     }
 }
 
@@ -102,18 +156,28 @@ static void rows_task(void *arg, int64_t task, int32_t worker) {
         }
 }
 
-/* Narrow column tasks where that keeps all threads busy, then fewer rows: packing is repeated for each group of rows. */
-static void run_rows_product(cavmae__backend *backend, rows_product *p) {
-    const int64_t wanted = 4 * ((const cavmae__cpu_backend *)backend)->threads;
+/* Narrow column tasks where that keeps all threads busy, then fewer rows: packing is repeated for each group of rows.
+ * oneDNN's bits depend on the columns of a product (not on its rows): they are always cut in the same places. */
+static cavmae_status run_rows_product(cavmae__backend *backend, rows_product *p) {
+    const cavmae__cpu_backend *cpu = (const cavmae__cpu_backend *)backend;
+    _Atomic cavmae_status status = CAVMAE_OK;
+    const int64_t wanted = 4 * cpu->threads;
     int64_t row_tasks = cavmae__blocks(p->rows, CAVMAE__TASK_ROWS);
-    p->columns_each = cavmae__round_up(cavmae__blocks(p->columns, cavmae__blocks(wanted, row_tasks)), 64);
+    if (p->x_bf16) p->bf16 = cpu->bf16;
+    p->status = &status;
+    p->columns_each = cavmae__round_up(cavmae__blocks(p->columns, cavmae__blocks(wanted, row_tasks)),
+                                       p->bf16 ? CAVMAE__TILE_COLUMNS : CAVMAE__TILE_COLUMNS / 2);
     p->column_tasks = cavmae__blocks(p->columns, p->columns_each);
     row_tasks = cavmae__larger(row_tasks, cavmae__smaller(cavmae__blocks(p->rows, CAVMAE__TILE_ROWS),
                                                           cavmae__blocks(wanted, p->column_tasks)));
     p->rows_each = cavmae__blocks(p->rows, row_tasks);
     row_tasks = cavmae__blocks(p->rows, p->rows_each);
-    cavmae__cpu_run(backend, p->column_tasks * row_tasks,
-                    (double)p->rows * (double)p->depth * (double)p->columns / VEC_WIDTH, rows_task, p);
+    if (p->bf16)
+        cavmae__parallel(backend->context, p->column_tasks * row_tasks, bf16_task, p);
+    else
+        cavmae__cpu_run(backend, p->column_tasks * row_tasks,
+                        (double)p->rows * (double)p->depth * (double)p->columns / VEC_WIDTH, rows_task, p);
+    return status == CAVMAE_OK ? CAVMAE_OK : cavmae__fail(status, "a bfloat16 product by oneDNN failed");
 }
 
 /* Asks for the lines that the next tile, `rows` further down, will write or read. */
@@ -172,8 +236,7 @@ cavmae_status CAVMAE__SIMD(linear)(cavmae__backend *backend, const cavmae__linea
                       .scratch = op->workspace,
                       .follow = follow_linear,
                       .op = op};
-    if (op->rows > 0) run_rows_product(backend, &p);
-    return CAVMAE_OK;
+    return op->rows > 0 ? run_rows_product(backend, &p) : CAVMAE_OK;
 }
 
 /* ---- Backward ---- */
@@ -219,7 +282,6 @@ cavmae_status CAVMAE__SIMD(linear_grad)(cavmae__backend *backend, const cavmae__
                       .follow = follow_grad,
                       .op = op};
     /* The weight's gradient first: dx may lie where x does. */
-    if (op->dweight || op->dbias) CAVMAE__SIMD(weight_grad)(backend, op);
-    if (op->dx && op->rows > 0) run_rows_product(backend, &p);
-    return CAVMAE_OK;
+    if (op->dweight || op->dbias) CAVMAE__TRY(CAVMAE__SIMD(weight_grad)(backend, op));
+    return op->dx && op->rows > 0 ? run_rows_product(backend, &p) : CAVMAE_OK;
 }

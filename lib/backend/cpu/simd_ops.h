@@ -22,7 +22,7 @@ cavmae_status CAVMAE__SIMD(sum_squares)(cavmae__backend *backend, const float *x
 cavmae_status CAVMAE__SIMD(adam)(cavmae__backend *backend, const cavmae__adam *op);
 
 /* dweight and dbias of linear_grad. */
-void CAVMAE__SIMD(weight_grad)(cavmae__backend *backend, const cavmae__linear_grad *op);
+cavmae_status CAVMAE__SIMD(weight_grad)(cavmae__backend *backend, const cavmae__linear_grad *op);
 
 /* bfloat16 to float32, and back rounded to nearest even. */
 void CAVMAE__SIMD(widen)(const uint16_t *from, int64_t count, float *to);

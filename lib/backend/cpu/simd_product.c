@@ -82,20 +82,12 @@ void CAVMAE__SIMD(product)(const cavmae__product *p) {
 /* Exchanges the off-diagonal h x h blocks of each 2h x 2h block. */
 #define FIRST(i, h) ((i) & (h) ? VEC_WIDTH + (i) - (h) : (i))
 #define SECOND(i, h) ((i) & (h) ? VEC_WIDTH + (i) : (i) + (h))
-#define FOUR(f, i, h) f(i, h), f((i) + 1, h), f((i) + 2, h), f((i) + 3, h)
-#if VEC_WIDTH == 16
-#define ALL(f, h) FOUR(f, 0, h), FOUR(f, 4, h), FOUR(f, 8, h), FOUR(f, 12, h)
-#elif VEC_WIDTH == 8
-#define ALL(f, h) FOUR(f, 0, h), FOUR(f, 4, h)
-#else
-#define ALL(f, h) FOUR(f, 0, h)
-#endif
 #define EXCHANGE(h)                                                                                                    \
     UNROLL                                                                                                             \
     for (int i = 0; i < VEC_WIDTH; i++) {                                                                              \
         if (i & (h)) continue;                                                                                         \
-        vec first = __builtin_shufflevector(x[i], x[i + (h)], ALL(FIRST, h));                                          \
-        x[i + (h)] = __builtin_shufflevector(x[i], x[i + (h)], ALL(SECOND, h));                                        \
+        vec first = __builtin_shufflevector(x[i], x[i + (h)], VEC_ALL(FIRST, h));                                      \
+        x[i + (h)] = __builtin_shufflevector(x[i], x[i + (h)], VEC_ALL(SECOND, h));                                    \
         x[i] = first;                                                                                                  \
     }
 

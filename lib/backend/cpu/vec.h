@@ -69,19 +69,41 @@ VEC_INLINE vec vec_sqrt(vec x) {
 #endif
 }
 
-/* Always the same tree: halves are added until one element is left. */
+/* f(0, h), f(1, h), ... for every element: constant indices of a shuffle. */
+#define VEC_FOUR(f, i, h) f(i, h), f((i) + 1, h), f((i) + 2, h), f((i) + 3, h)
+#if VEC_WIDTH == 16
+#define VEC_ALL(f, h) VEC_FOUR(f, 0, h), VEC_FOUR(f, 4, h), VEC_FOUR(f, 8, h), VEC_FOUR(f, 12, h)
+#elif VEC_WIDTH == 8
+#define VEC_ALL(f, h) VEC_FOUR(f, 0, h), VEC_FOUR(f, 4, h)
+#else
+#define VEC_ALL(f, h) VEC_FOUR(f, 0, h)
+#endif
+#define VEC_OTHER(i, h) ((i) ^ (h))
+#define VEC_EXCHANGED(x, h) __builtin_shufflevector((x), (x), VEC_ALL(VEC_OTHER, h))
+
+/* Always the same tree: halves are added until all elements hold the sum. */
 VEC_INLINE float vec_sum(vec x) {
-    float part[VEC_WIDTH];
-    memcpy(part, &x, sizeof part);
-    for (int half = VEC_WIDTH / 2; half > 0; half /= 2)
-        for (int i = 0; i < half; i++) part[i] += part[i + half];
-    return part[0];
+#if VEC_WIDTH == 16
+    x += VEC_EXCHANGED(x, 8);
+#endif
+#if VEC_WIDTH >= 8
+    x += VEC_EXCHANGED(x, 4);
+#endif
+    x += VEC_EXCHANGED(x, 2);
+    x += VEC_EXCHANGED(x, 1);
+    return x[0];
 }
 
 VEC_INLINE float vec_largest(vec x) {
-    float largest = x[0];
-    for (int i = 1; i < VEC_WIDTH; i++) largest = x[i] > largest ? x[i] : largest;
-    return largest;
+#if VEC_WIDTH == 16
+    x = vec_max(x, VEC_EXCHANGED(x, 8));
+#endif
+#if VEC_WIDTH >= 8
+    x = vec_max(x, VEC_EXCHANGED(x, 4));
+#endif
+    x = vec_max(x, VEC_EXCHANGED(x, 2));
+    x = vec_max(x, VEC_EXCHANGED(x, 1));
+    return x[0];
 }
 
 /* ---- bfloat16: the upper half of a float32, rounded to nearest even ---- */
