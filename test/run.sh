@@ -61,6 +61,7 @@ if [ "$mode" = check ]; then
     run headers 60 sh test/headers.sh
     run symbols 60 sh test/abi/symbols.sh
     run install 120 sh test/install/install.sh
+    run readme 120 sh test/readme.sh
     run layers 60 sh test/lint/layers.sh
     run files 60 sh test/lint/files.sh
     run banned 60 sh test/lint/banned.sh "$BUILD/obj"
