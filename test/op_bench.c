@@ -28,15 +28,17 @@ static double seconds(void) {
     return (double)now.tv_sec + 1e-9 * (double)now.tv_nsec;
 }
 
-static void *memory(size_t size) {
-    void *p = aligned_alloc(64, (size + 63) / 64 * 64);
-    if (!p) exit(1);
+static void *memory(const bench *b, size_t size) {
+    void *p;
+    if (b->backend->ops->alloc(b->backend, size, &p) != CAVMAE_OK) exit(1);
     memset(p, 0, size);
     return p;
 }
 
-static float *numbers(int64_t count) {
-    float *x = memory((size_t)count * sizeof *x);
+static void release(const bench *b, void *p) { b->backend->ops->free(b->backend, p); }
+
+static float *numbers(const bench *b, int64_t count) {
+    float *x = memory(b, (size_t)count * sizeof *x);
     for (int64_t i = 0; i < count; i++) x[i] = (float)(i * 2654435761 % 1000) * 0.002f - 1;
     return x;
 }
@@ -63,10 +65,10 @@ PEAK_LOOP(avx2, __m256, _mm256_fmadd_ps, __attribute__((target("avx2,fma"))))
 PEAK_LOOP(avx512, __m512, _mm512_fmadd_ps, __attribute__((target("avx512f"))))
 #endif
 
-static double measure_peak(cavmae_context *context) {
-    int32_t threads = cavmae__context_threads(context), width = 4;
+static double measure_peak(const bench *b) {
+    int32_t threads = cavmae__context_threads(b->context), width = 4;
     cavmae__task *task = peak_baseline;
-    float *result = memory((size_t)threads * 64);
+    float *result = memory(b, (size_t)threads * 64);
     double best = 0;
 #ifdef CAVMAE_HAVE_X86
     if (cavmae__isa() == CAVMAE__ISA_AVX2) task = peak_avx2, width = 8;
@@ -74,11 +76,11 @@ static double measure_peak(cavmae_context *context) {
 #endif
     for (int i = 0; i < 5; i++) {
         double start = seconds();
-        cavmae__parallel(context, threads, task, result);
+        cavmae__parallel(b->context, threads, task, result);
         double rate = 2.0 * PEAK_CHAINS * PEAK_ROUNDS * width * threads / (seconds() - start) * 1e-9;
         if (rate > best) best = rate;
     }
-    free(result);
+    release(b, result);
     return best;
 }
 
@@ -143,9 +145,9 @@ static cavmae_status call_sum_squares(cavmae__backend *b, const void *arg) {
 static void bench_linear(const bench *b, int64_t rows, int32_t in, int32_t out, int32_t dtype) {
     const char *kind = dtype == CAVMAE_BFLOAT16 ? "bf16" : "f32";
     char shape[64];
-    float *x = numbers(rows * in), *weight = numbers((int64_t)in * out), *bias = numbers(out), *y = numbers(rows * out),
-          *dx = numbers(rows * in);
-    float *dweight = numbers((int64_t)in * out), *dbias = numbers(out), *gelu = numbers(rows * out);
+    float *x = numbers(b, rows * in), *weight = numbers(b, (int64_t)in * out), *bias = numbers(b, out),
+          *y = numbers(b, rows * out), *dx = numbers(b, rows * in);
+    float *dweight = numbers(b, (int64_t)in * out), *dbias = numbers(b, out), *gelu = numbers(b, rows * out);
     const double flops = 2.0 * (double)rows * in * out;
     cavmae__linear op = {.rows = rows,
                          .in = in,
@@ -194,7 +196,7 @@ static void bench_linear(const bench *b, int64_t rows, int32_t in, int32_t out, 
         report(b, "dweight", shape, flops, 0, call_linear_grad, &grad);
     }
     float *all[] = {x, weight, bias, y, dx, dweight, dbias, gelu};
-    for (size_t i = 0; i < sizeof all / sizeof *all; i++) free(all[i]);
+    for (size_t i = 0; i < sizeof all / sizeof *all; i++) release(b, all[i]);
 }
 
 static void bench_linears(const bench *b, int32_t dtype) {
@@ -212,9 +214,9 @@ static void bench_attention(const bench *b, int32_t heads, int32_t dim, int32_t 
     for (int32_t i = 0; i <= clips; i++) start[i] = i * length;
     const int64_t rows = start[clips], width = (int64_t)heads * dim;
     char shape[64];
-    float *qkv = numbers(rows * 3 * width), *o = numbers(rows * width), *d_o = numbers(rows * width),
-          *dqkv = numbers(rows * 3 * width);
-    float *lse = numbers(rows * heads);
+    float *qkv = numbers(b, rows * 3 * width), *o = numbers(b, rows * width), *d_o = numbers(b, rows * width),
+          *dqkv = numbers(b, rows * 3 * width);
+    float *lse = numbers(b, rows * heads);
     if (dtype == CAVMAE_BFLOAT16)
         memset(qkv, 0, (size_t)(rows * 3 * width) * 2), memset(d_o, 0, (size_t)(rows * width) * 2);
     cavmae__attention op = {.heads = heads,
@@ -234,7 +236,7 @@ static void bench_attention(const bench *b, int32_t heads, int32_t dim, int32_t 
     call_attention(b->backend, &op);
     if (wanted(b, "attention_grad")) report(b, "attention_grad", shape, 2.5 * flops, 0, call_attention_grad, &op);
     float *all[] = {qkv, o, d_o, dqkv, lse};
-    for (size_t i = 0; i < sizeof all / sizeof *all; i++) free(all[i]);
+    for (size_t i = 0; i < sizeof all / sizeof *all; i++) release(b, all[i]);
 }
 
 static void bench_attentions(const bench *b, int32_t dtype) {
@@ -251,9 +253,9 @@ static void bench_attentions(const bench *b, int32_t dtype) {
 static void bench_rows(const bench *b) {
     enum { ROWS = 2832, WIDTH = 768 };
     const double bytes = (double)ROWS * WIDTH * sizeof(float);
-    float *x = numbers(ROWS * WIDTH), *y = numbers(ROWS * WIDTH), *dx = numbers(ROWS * WIDTH),
-          *gamma = numbers(4 * WIDTH), *mean = numbers(2 * ROWS);
-    int32_t *index = memory(ROWS * sizeof *index);
+    float *x = numbers(b, ROWS * WIDTH), *y = numbers(b, ROWS * WIDTH), *dx = numbers(b, ROWS * WIDTH),
+          *gamma = numbers(b, 4 * WIDTH), *mean = numbers(b, 2 * ROWS);
+    int32_t *index = memory(b, ROWS * sizeof *index);
     for (int32_t i = 0; i < ROWS; i++) index[i] = i * 13 % ROWS;
     cavmae__layernorm norm = {.width = WIDTH,
                               .group_count = 1,
@@ -286,14 +288,14 @@ static void bench_rows(const bench *b) {
     if (wanted(b, "combine")) report(b, "combine", "2832x768", 0, 3 * bytes, call_combine, &combine);
     if (wanted(b, "table_grad")) report(b, "table_grad", "2832x768 to one row", 0, bytes, call_table_grad, &table);
     float *all[] = {x, y, dx, gamma, mean};
-    for (size_t i = 0; i < sizeof all / sizeof *all; i++) free(all[i]);
-    free(index);
+    for (size_t i = 0; i < sizeof all / sizeof *all; i++) release(b, all[i]);
+    release(b, index);
 }
 
 static void bench_optimizer(const bench *b) {
     enum { COUNT = 1 << 24 };
     if (!wanted(b, "adam") && !wanted(b, "sum_squares")) return;
-    float *p = numbers(COUNT), *m = numbers(COUNT), *v = memory(COUNT * sizeof *v), *grad = numbers(COUNT);
+    float *p = numbers(b, COUNT), *m = numbers(b, COUNT), *v = memory(b, COUNT * sizeof *v), *grad = numbers(b, COUNT);
     double sum;
     cavmae__adam adam = {.count = COUNT,
                          .update = 1,
@@ -311,15 +313,16 @@ static void bench_optimizer(const bench *b) {
     if (wanted(b, "adam")) report(b, "adam", "16 M", 0, 7.0 * COUNT * sizeof(float), call_adam, &adam);
     if (wanted(b, "sum_squares"))
         report(b, "sum_squares", "16 M", 0, 1.0 * COUNT * sizeof(float), call_sum_squares, &norm);
-    free(p);
-    free(m);
-    free(v);
-    free(grad);
+    release(b, p);
+    release(b, m);
+    release(b, v);
+    release(b, grad);
 }
 
 static void bench_losses(const bench *b) {
     enum { CLIPS = 4, TOKENS = 196, WIDTH = 768, ROWS = CLIPS * TOKENS, PAIRS = 64 };
-    float *image = numbers(CLIPS * 3 * 224 * 224), *pred = numbers(ROWS * WIDTH), *dpred = numbers(ROWS * WIDTH);
+    float *image = numbers(b, CLIPS * 3 * 224 * 224), *pred = numbers(b, ROWS * WIDTH),
+          *dpred = numbers(b, ROWS * WIDTH);
     int64_t offset[CLIPS];
     int32_t columns[CLIPS], clip[ROWS], token[ROWS];
     uint8_t mask[ROWS];
@@ -373,7 +376,7 @@ static void bench_losses(const bench *b) {
                                .columns = 64,
                                .keep = 128,
                                .ratio = 0.75,
-                               .mask = memory(512 * 512),
+                               .mask = memory(b, 512 * 512),
                                .workspace = b->workspace};
     const double bytes = (double)ROWS * WIDTH * sizeof(float);
     if (wanted(b, "patches")) report(b, "patches", "784 of 16x16x3", 0, 2 * bytes, call_patches, &patches);
@@ -381,10 +384,10 @@ static void bench_losses(const bench *b) {
     if (wanted(b, "contrastive"))
         report(b, "contrastive", "64 pairs of 768", 0, 4.0 * PAIRS * WIDTH * sizeof(float), call_contrastive, &pairs);
     if (wanted(b, "draw_masks")) report(b, "draw_masks", "512 of 512", 0, 512 * 512, call_draw_masks, &draw);
-    free(draw.mask);
-    free(image);
-    free(pred);
-    free(dpred);
+    release(b, draw.mask);
+    release(b, image);
+    release(b, pred);
+    release(b, dpred);
 }
 
 int main(int argc, char **argv) {
@@ -408,8 +411,8 @@ int main(int argc, char **argv) {
         fprintf(stderr, "op_bench: %s\n", cavmae_last_error());
         return 1;
     }
-    b.workspace = memory(b.backend->ops->workspace_size(b.backend, &limits));
-    b.peak = measure_peak(b.context);
+    b.workspace = memory(&b, b.backend->ops->workspace_size(b.backend, &limits));
+    b.peak = measure_peak(&b);
     printf("{\"op\": \"peak\", \"threads\": %d, \"gflops\": %.1f}\n", (int)options.threads, b.peak);
     bench_linears(&b, CAVMAE_FLOAT32);
     bench_linears(&b, CAVMAE_BFLOAT16);
@@ -418,7 +421,7 @@ int main(int argc, char **argv) {
     bench_rows(&b);
     bench_optimizer(&b);
     bench_losses(&b);
-    free(b.workspace);
+    release(&b, b.workspace);
     cavmae_context_free(b.context);
     return 0;
 }

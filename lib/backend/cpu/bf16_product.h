@@ -1,5 +1,5 @@
-/* Products of bfloat16 matrices with float32 sums, by oneDNN: for processors that are faster with them than with float32.
- * Where there is no cavmae__bf16, bfloat16 is widened and multiplied as float32, which is at least as exact. */
+/* Products of bfloat16 matrices with float32 sums, by oneDNN: for processors that are faster with them than with
+ * float32. Where there is no cavmae__bf16, bfloat16 is widened and multiplied as float32, which is no less exact. */
 #ifndef CAVMAE_BACKEND_CPU_BF16_PRODUCT_H
 #define CAVMAE_BACKEND_CPU_BF16_PRODUCT_H
 

@@ -188,8 +188,8 @@ out:
 
 /* ---- Life ---- */
 
-/* Intel's processors without AMX do bfloat16 at half the speed of float32 (measured on Sapphire Rapids); AMD's since Zen 4
- * at twice. A rule, not a measurement: results must not depend on the day. */
+/* Without AMX, Intel's processors do bfloat16 at half the speed of float32 (measured on Sapphire Rapids), AMD's since
+ * Zen 4 at twice. A rule, not a measurement: results must not depend on the day. */
 static int worth_it(int always) {
 #ifdef CAVMAE_HAVE_X86
     const unsigned isa = (unsigned)dnnl_get_effective_cpu_isa(), bf16 = dnnl_cpu_isa_avx512_core_bf16,

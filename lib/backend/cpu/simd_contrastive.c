@@ -58,16 +58,17 @@ static void scores_task(void *arg, int64_t i, int32_t worker) {
     for (int64_t j = 0; j < count; j++) s[j] /= c->op->temperature;
 }
 
-/* Softmax of `count` scores, `stride` apart, whose right one is number i: loss, whether it was the first of the largest,
- * and share times the gradient added to ds. */
+/* Softmax of `count` scores, `stride` apart, whose right one is number i: loss, whether it was the first of the
+ * largest, and share times the gradient added to ds. */
 static void softmax(const contrastive *c, const double *s, double *ds, int64_t stride, int64_t i, double share,
                     double *loss, double *hit) {
     const int64_t count = c->op->count;
     int64_t largest = 0;
-    double sum = 0;
+    double sum = 1; /* the largest itself */
     for (int64_t j = 1; j < count; j++)
         if (s[j * stride] > s[largest * stride]) largest = j;
-    for (int64_t j = 0; j < count; j++) sum += exp(s[j * stride] - s[largest * stride]);
+    for (int64_t j = 0; j < count; j++)
+        if (j != largest) sum += exp(s[j * stride] - s[largest * stride]);
     for (int64_t j = 0; j < count; j++)
         ds[j * stride] +=
             share / (double)count * (exp(s[j * stride] - s[largest * stride]) / sum - (j == i ? 1.0 : 0.0));

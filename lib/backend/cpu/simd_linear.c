@@ -16,8 +16,8 @@ typedef struct rows_product {
     void (*follow)(const void *op, const float *sums, int64_t sums_row, int64_t row, int64_t rows, int64_t column,
                    int64_t columns);
     const void *op;
-    cavmae__bf16 *bf16;            /* NULL: float32 products */
-    _Atomic cavmae_status *status; /* of the bfloat16 products: the last that failed */
+    cavmae__bf16 *bf16;           /* NULL: float32 products */
+    _Atomic cavmae_status status; /* of the bfloat16 products: the last that failed */
 } rows_product;
 
 /* Where in the result a product's tiles belong. */
@@ -128,7 +128,7 @@ static cavmae_status multiply_bf16(const rows_product *p, int64_t column, int64_
 }
 
 static void bf16_task(void *arg, int64_t task, int32_t worker) {
-    const rows_product *p = arg;
+    rows_product *p = arg;
     const int64_t first_column = task % p->column_tasks * p->columns_each,
                   first_row = task / p->column_tasks * p->rows_each;
     const int64_t end_column = cavmae__smaller(first_column + p->columns_each, p->columns);
@@ -137,7 +137,7 @@ static void bf16_task(void *arg, int64_t task, int32_t worker) {
     for (int64_t column = first_column; column < end_column; column += CAVMAE__TILE_COLUMNS) {
         cavmae_status status = multiply_bf16(p, column, cavmae__smaller(CAVMAE__TILE_COLUMNS, end_column - column),
                                              first_row, end_row, scratch);
-        if (status != CAVMAE_OK) *p->status = status;
+        if (status != CAVMAE_OK) p->status = status;
     }
 }
 
@@ -160,11 +160,9 @@ static void rows_task(void *arg, int64_t task, int32_t worker) {
  * oneDNN's bits depend on the columns of a product (not on its rows): they are always cut in the same places. */
 static cavmae_status run_rows_product(cavmae__backend *backend, rows_product *p) {
     const cavmae__cpu_backend *cpu = (const cavmae__cpu_backend *)backend;
-    _Atomic cavmae_status status = CAVMAE_OK;
     const int64_t wanted = 4 * cpu->threads;
     int64_t row_tasks = cavmae__blocks(p->rows, CAVMAE__TASK_ROWS);
     if (p->x_bf16) p->bf16 = cpu->bf16;
-    p->status = &status;
     p->columns_each = cavmae__round_up(cavmae__blocks(p->columns, cavmae__blocks(wanted, row_tasks)),
                                        p->bf16 ? CAVMAE__TILE_COLUMNS : CAVMAE__TILE_COLUMNS / 2);
     p->column_tasks = cavmae__blocks(p->columns, p->columns_each);
@@ -177,7 +175,7 @@ static cavmae_status run_rows_product(cavmae__backend *backend, rows_product *p)
     else
         cavmae__cpu_run(backend, p->column_tasks * row_tasks,
                         (double)p->rows * (double)p->depth * (double)p->columns / VEC_WIDTH, rows_task, p);
-    return status == CAVMAE_OK ? CAVMAE_OK : cavmae__fail(status, "a bfloat16 product by oneDNN failed");
+    return p->status == CAVMAE_OK ? CAVMAE_OK : cavmae__fail(p->status, "a bfloat16 product by oneDNN failed");
 }
 
 /* Asks for the lines that the next tile, `rows` further down, will write or read. */

@@ -35,7 +35,7 @@ VEC_INLINE void tile(int rows, int vectors, int64_t k, const float *a, int64_t a
         for (int i = 0; i < rows; i++) {
             vec left = vec_set(a[i * a_row]);
             UNROLL
-            for (int j = 0; j < vectors; j++) sum[i][j] += left * right[j];
+            for (int j = 0; j < vectors; j++) sum[i][j] = vec_multiply_add(left, right[j], sum[i][j]);
         }
         a += a_column;
         b += b_row;

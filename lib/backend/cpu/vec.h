@@ -1,6 +1,7 @@
 /* Vectors of float32 for the files simd_*.c, which are compiled once for each instruction set: the widest that the
  * compiler was told of. Written with vector extensions, so that every processor has them; intrinsics only where the
- * compilers find no single instruction. a * b + c becomes one fused operation where the set has it. */
+ * compilers find no single instruction. a * b + c becomes one fused operation where the compiler likes to;
+ * vec_multiply_add, wherever the set has it. */
 #ifndef CAVMAE_BACKEND_CPU_VEC_H
 #define CAVMAE_BACKEND_CPU_VEC_H
 
@@ -12,6 +13,8 @@
 
 #if defined(__SSE2__)
 #include <immintrin.h>
+#elif defined(__ARM_NEON)
+#include <arm_neon.h>
 #endif
 
 #if defined(__AVX512F__)
@@ -53,6 +56,19 @@ VEC_INLINE vec vec_max(vec a, vec b) {
     return (vec)_mm256_max_ps((__m256)a, (__m256)b);
 #else
     return vec_select(a > b, a, b);
+#endif
+}
+
+/* a * b + c: the same bits wherever it stands, whatever the compiler makes of the code around it. */
+VEC_INLINE vec vec_multiply_add(vec a, vec b, vec c) {
+#if defined(__AVX512F__)
+    return (vec)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)c);
+#elif defined(__AVX2__)
+    return (vec)_mm256_fmadd_ps((__m256)a, (__m256)b, (__m256)c);
+#elif defined(__ARM_FEATURE_FMA) && defined(__ARM_NEON)
+    return (vec)vfmaq_f32((float32x4_t)c, (float32x4_t)a, (float32x4_t)b);
+#else
+    return a * b + c;
 #endif
 }
 
