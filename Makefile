@@ -107,7 +107,7 @@ say = $(if $(V),,@printf '  %-5s %s\n' $(1) $@)
 .SECONDARY:
 .SUFFIXES:
 
-all: $(SHARED) $(BUILD)/lib/libcavmae.so $(STATIC) $(MEDIA) $(PROGRAM_FILES)
+all: $(SHARED) $(BUILD)/lib/libcavmae.so $(STATIC) $(MEDIA) $(PROGRAM_FILES) $(BUILD)/test/golden $(BUILD)/test/op_bench
 
 # ---- Compiling ----
 
@@ -192,6 +192,10 @@ $(INTERNAL): $(LIB_OBJECTS) $(LINK_STAMP)
 	$(Q)mkdir -p $(@D) && rm -f $@ && $(AR) rcs $@ $(LIB_OBJECTS)
 
 $(BUILD)/test/%_test: $(OBJ)/test/%_test.o $(INTERNAL)
+	$(call say,LINK)
+	$(Q)$(CC) $(CFLAGS) $(OWN_FLAGS) $(LDFLAGS) -o $@ $< $(INTERNAL) $(LIBS)
+
+$(BUILD)/test/op_bench: $(OBJ)/test/op_bench.o $(INTERNAL)
 	$(call say,LINK)
 	$(Q)$(CC) $(CFLAGS) $(OWN_FLAGS) $(LDFLAGS) -o $@ $< $(INTERNAL) $(LIBS)
 

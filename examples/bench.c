@@ -6,6 +6,8 @@
  *   fbank         10 s of sound at 16 kHz to log-mel
  *   resize        1280 x 720 pixels to model input
  *   index         --batch queries for the best 10 among --rows rows of embed_dim
+ *   op:NAME       single operations of the library whose names start with NAME: they are not in the API, so this is
+ *                 build/test/op_bench, which is run in this program's place
  *
  * gflops_per_second counts the products of the model as PyTorch would compute it, so programs that leave out work
  * that nobody needs can be compared with those that do it. */
@@ -14,6 +16,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/resource.h>
+#include <unistd.h>
 
 #include "program.h"
 
@@ -268,6 +271,18 @@ static void print_result(const bench *b, const char *task) {
     printf("}\n");
 }
 
+static void run_op_bench(const char *name, int32_t threads) {
+    char path[4096], count[16];
+    ssize_t length = readlink("/proc/self/exe", path, sizeof path - 32);
+    if (length < 0) die("op:%s: cannot tell where this program lies", name);
+    path[length] = 0;
+    for (int up = 0; up < 2; up++) *strrchr(path, '/') = 0;
+    strcat(path, "/test/op_bench");
+    snprintf(count, sizeof count, "%d", (int)(threads ? threads : sysconf(_SC_NPROCESSORS_ONLN)));
+    execl(path, path, "--threads", count, name, (char *)NULL);
+    die("op:%s: %s cannot be run; `make bench` builds it", name, path);
+}
+
 int main(int argc, char **argv) {
     static const struct {
         const char *name;
@@ -279,7 +294,10 @@ int main(int argc, char **argv) {
     int32_t threads = 0;
     words settings = {0};
     const option options[] = {
-        {.name = "--case", .value = "C", .help = "pretrain, embed, embed_audio, fbank, resize or index", .text = &name},
+        {.name = "--case",
+         .value = "C",
+         .help = "pretrain, embed, embed_audio, fbank, resize, index or op:NAME",
+         .text = &name},
         {.name = "--preset", .value = "P", .help = "base or tiny (base)", .text = &preset},
         {.name = "--set", .value = "key=value", .help = "changes to the preset", .list = &settings},
         {.name = "--dtype", .value = "T", .help = "float32 or bfloat16 (float32)", .text = &dtype},
@@ -291,8 +309,7 @@ int main(int argc, char **argv) {
         {0}};
     read_options(argc, argv, "measures one case", options);
     if (!name) die("--case is needed");
-    if (!strncmp(name, "op:", 3))
-        die("%s: single operations are not in the API; build/test/op_bench measures them", name);
+    if (!strncmp(name, "op:", 3)) run_op_bench(name + 3, threads);
     size_t i = 0;
     while (i < sizeof cases / sizeof *cases && strcmp(name, cases[i].name) != 0) i++;
     if (i == sizeof cases / sizeof *cases) die("no such case: %s", name);
