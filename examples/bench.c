@@ -66,7 +66,8 @@ static void measure(bench *b, void (*step)(bench *b, void *state), void *state) 
 
 /* ---- Products of the model, forward, for one clip ---- */
 
-/* `layers` transformer layers over `tokens` rows, attention within segments whose squared lengths add up to `squares`. */
+/* `layers` transformer layers over `tokens` rows, attention within segments whose squared lengths add up to
+ * `squares`. */
 static double layers_flops(const bench *b, double tokens, double squares, double width, double layers) {
     double hidden = (double)(int64_t)(width * get_real(b, CAVMAE_P_MLP_RATIO));
     return layers * (tokens * (8 * width * width + 4 * width * hidden) + 4 * squares * width);

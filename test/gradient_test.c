@@ -1,4 +1,5 @@
-/* Every gradient of the whole model against central differences of its loss, in configurations that no golden case has. */
+/* Every gradient of the whole model against central differences of its loss, in configurations that no golden
+ * case has. */
 #include "tiny.h"
 
 /* The derivative of the loss along `direction`, which has unit length. */

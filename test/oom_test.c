@@ -187,7 +187,8 @@ static void test_calls(void) {
     CHECK_OK(try_embed(&b));
     CHECK(memcmp(before, b.embedded, sizeof before) == 0);
 
-    /* The checkpoint that was loaded, over and over, is in the middle of an update; it goes on like the run it is from. */
+    /* The checkpoint that was loaded, over and over, is in the middle of an update; it goes on like the run it is
+     * from. */
     tiny_training fresh = tiny_train(1, SMALLEST " lr=1e-2 mask_ratio_a=0.75 accumulate=2");
     tiny_step(&fresh, 0, CLIPS);
     for (int i = 0; i < 3; i++) CHECK(tiny_step(&fresh, i, CLIPS).loss == tiny_step(&b.t, i, CLIPS).loss);

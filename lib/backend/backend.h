@@ -186,8 +186,8 @@ typedef struct cavmae__contrastive {
 
 /* Masks for clips first .. first + clips - 1 of a step's batch: each keeps `keep` of rows * columns tokens. Noise is
  * Philox uniform(seed, purpose, step, clip)[token]; the `keep` smallest stay, ties by token. Structured modes first
- * add 2 to the noise of (int)(columns * ratio) columns (time), (int)(rows * ratio) rows (frequency), or both with
- * ratio * 0.7 (time_frequency); which ones is drawn the same way from the noise that follows the tokens' in the
+ * add 2, once, to the noise of (int)(columns * ratio) columns (time), (int)(rows * ratio) rows (frequency), or both
+ * with ratio * 0.7 (time_frequency); which ones is drawn the same way from the noise that follows the tokens' in the
  * stream: [tokens, tokens + columns) for columns, then [.., + rows) for rows; the smallest are taken. */
 typedef struct cavmae__draw_masks {
     uint64_t seed, step;

@@ -12,7 +12,8 @@
 #include "file_error.h"
 #include "json.h"
 
-/* Pages behind the parser are given back this often, so that opening a manifest takes no more memory than its entries. */
+/* Pages behind the parser are given back this often, so that opening a manifest takes no more memory than its
+ * entries. */
 enum { PARSED_WINDOW = 16 << 20 };
 
 /* What cavmae__item_frame adds to a folder and an id: "/frame_K/" and ".jpg". */

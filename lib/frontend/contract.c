@@ -1,4 +1,5 @@
-/* From decoded sound and pictures to model input: the steps and their order, each done by the file that has its name. */
+/* From decoded sound and pictures to model input: the steps and their order, each done by the file that has its
+ * name. */
 #include "contract.h"
 
 #include <float.h>

@@ -25,7 +25,8 @@ typedef int32_t lanes_i32 __attribute__((vector_size(4 * LANES)));
 typedef uint8_t lanes_u8 __attribute__((vector_size(LANES)));
 typedef uint8_t tile_row __attribute__((vector_size(CAVMAE__TILE)));
 
-/* LANES bytes as numbers. In the compilers' own words, __builtin_convertvector, only where gcc makes good code of it. */
+/* LANES bytes as numbers. In the compilers' own words, __builtin_convertvector, only where gcc makes good code
+ * of it. */
 static inline lanes_i32 load_bytes(const uint8_t *bytes) {
     lanes_u8 x;
     memcpy(&x, bytes, sizeof x);

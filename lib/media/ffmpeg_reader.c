@@ -63,7 +63,8 @@ int cavmae__reader_is_still(const cavmae__reader *r) {
     return stream && stream->nb_frames == 1 && !cavmae__reader_track(r, AVMEDIA_TYPE_AUDIO);
 }
 
-/* avformat_find_stream_info decodes up to 20 frames of H.264. These formats say enough in their headers to do without. */
+/* avformat_find_stream_info decodes up to 20 frames of H.264. These formats say enough in their headers to do
+ * without. */
 static int header_is_enough(const cavmae__reader *r) {
     static const char *const names[] = {"wav", "mov", "matroska", "flac"};
     if (cavmae__reader_is_still(r)) return 1;

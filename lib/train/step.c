@@ -114,7 +114,8 @@ static cavmae_status draw_joint(cavmae_trainer *trainer, uint64_t draw, int32_t 
     return CAVMAE_OK;
 }
 
-/* Masks of modality m to the device, however they come about; counts in trainer->kept. removed[m]: of the whole batch. */
+/* Masks of modality m to the device, however they come about; counts in trainer->kept. removed[m]: of the whole
+ * batch. */
 static cavmae_status prepare_counts(cavmae_trainer *trainer, const cavmae_batch *batch, uint64_t draw,
                                     int64_t removed[2]) {
     const cavmae__options *o = &trainer->options;
