@@ -2,7 +2,7 @@
 #
 #   CC CFLAGS LDFLAGS     compiler and the user's flags (default -O3 -g)
 #   NATIVE=1              for this machine only (-march=native)
-#   WITHOUT_ONEDNN=1      plain C matrix products instead of oneDNN's
+#   WITHOUT_ONEDNN=1      without oneDNN, which multiplies bfloat16 where the processor is fast at it
 #   WERROR=1              warnings are errors
 #   V=1                   show the commands
 #   PREFIX LIBDIR INCLUDEDIR BINDIR DESTDIR   where `make install` puts things
