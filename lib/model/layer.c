@@ -91,7 +91,7 @@ cavmae_status cavmae__apply_norm_grad(const cavmae__pass *pass, const int64_t *n
 void cavmae__layer_keep(cavmae__arena *arena, const cavmae__pass *pass, int64_t rows, int64_t width, int64_t heads,
                         cavmae__activations *keep) {
     size_t size = cavmae__dtype_size(pass->dtype);
-    int64_t hidden = (int64_t)((double)width * pass->mlp_ratio);
+    int64_t hidden = cavmae__hidden(width, pass->mlp_ratio);
     CAVMAE__TAKE(arena, keep->x2, rows * width);
     CAVMAE__TAKE(arena, keep->mean1, rows);
     CAVMAE__TAKE(arena, keep->rstd1, rows);

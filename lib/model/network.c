@@ -32,19 +32,14 @@ static void layout_shared(cavmae__arena *device, const cavmae__pass *pass, const
     cavmae__layer_keep(&decoder, pass, decoder_rows, o->decoder_dim, o->decoder_heads, &shared[1]);
 }
 
-static int64_t joint_rows(const cavmae__extent *e) {
-    return (e->streams & CAVMAE__STREAM_BOTH ? e->visible[0] + e->visible[1] : 0) +
-           (e->streams & CAVMAE__STREAM_A ? e->visible[0] : 0) + (e->streams & CAVMAE__STREAM_V ? e->visible[1] : 0);
-}
-
 static void layout(cavmae__network *n, const cavmae__options *o, cavmae__arena *device, cavmae__arena *host) {
     const cavmae__extent *e = &n->extent;
     const cavmae__pass *pass = &n->pass;
     size_t size = cavmae__dtype_size(pass->dtype);
-    int64_t encoder = e->visible[0] + e->visible[1], joint = joint_rows(e),
+    int64_t encoder = e->visible[0] + e->visible[1], joint = cavmae__joint_rows(e),
             decoder = e->decode ? e->tokens[0] + e->tokens[1] : 0;
-    int64_t hidden = (int64_t)((double)o->embed_dim * o->mlp_ratio),
-            decoder_hidden = (int64_t)((double)o->decoder_dim * o->mlp_ratio);
+    int64_t hidden = cavmae__hidden(o->embed_dim, o->mlp_ratio),
+            decoder_hidden = cavmae__hidden(o->decoder_dim, o->mlp_ratio);
     int64_t patch = o->patch_size * o->patch_size, channels[2] = {1, o->image_channels}, D = o->embed_dim,
             Dd = o->decoder_dim;
     int64_t rows = largest(largest(e->visible[0], e->visible[1]), joint);
@@ -108,12 +103,12 @@ static int64_t largest_weight(const cavmae__parameters *list) {
 }
 
 static cavmae__limits find_limits(const cavmae__options *o, const cavmae__extent *e, int64_t weight) {
-    int64_t hidden = (int64_t)((double)o->embed_dim * o->mlp_ratio),
-            decoder_hidden = (int64_t)((double)o->decoder_dim * o->mlp_ratio);
+    int64_t hidden = cavmae__hidden(o->embed_dim, o->mlp_ratio),
+            decoder_hidden = cavmae__hidden(o->decoder_dim, o->mlp_ratio);
     int64_t patch = o->patch_size * o->patch_size * o->image_channels;
     int64_t tokens = e->tokens[0] + e->tokens[1];
     cavmae__limits limits = {
-        .rows = largest(joint_rows(e), largest(e->visible[0] + e->visible[1], e->decode ? tokens : 0)),
+        .rows = largest(cavmae__joint_rows(e), largest(e->visible[0] + e->visible[1], e->decode ? tokens : 0)),
         .width = (int32_t)largest(largest(hidden, 3 * o->embed_dim),
                                   largest(largest(decoder_hidden, 3 * o->decoder_dim), patch)),
         .weight = weight,

@@ -64,7 +64,7 @@ static int64_t add_positions(builder *b, const char *name, int64_t width, int64_
 
 static int64_t add_layers(builder *b, const char *name, int64_t depth, int64_t width) {
     static const char *const norms[] = {"norm1", "norm2", "norm1_a", "norm2_a", "norm1_v", "norm2_v"};
-    int64_t first = b->list->count, hidden = (int64_t)((double)width * b->options->mlp_ratio);
+    int64_t first = b->list->count, hidden = cavmae__hidden(width, b->options->mlp_ratio);
     for (int64_t i = 0; i < depth; i++) {
         snprintf(b->prefix, sizeof b->prefix, "%s.%d.", name, (int)i);
         for (int n = 0; n < 6; n++) add_norm(b, norms[n], width);

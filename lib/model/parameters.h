@@ -29,6 +29,9 @@ enum {
     CAVMAE__LAYER_PARAMETERS = 20
 };
 
+/* Width of a layer's hidden units, truncated as Python's int() does. */
+static inline int64_t cavmae__hidden(int64_t width, double mlp_ratio) { return (int64_t)((double)width * mlp_ratio); }
+
 /* Indices of parameters; -1 where a single-modality model lacks them. [2]: audio, visual. Of a pair of weight and bias
  * the weight; the bias follows it. */
 typedef struct cavmae__parameters {

@@ -12,9 +12,7 @@ static void layout_starts(cavmae__starts *starts, int64_t segments, cavmae__aren
 void cavmae__rows_layout(cavmae__rows *rows, const cavmae__extent *extent, cavmae__arena *device, cavmae__arena *host) {
     int64_t clips = extent->clips, encoder = extent->visible[0] + extent->visible[1],
             tokens = extent->tokens[0] + extent->tokens[1];
-    int64_t joint = (extent->streams & CAVMAE__STREAM_BOTH ? encoder : 0) +
-                    (extent->streams & CAVMAE__STREAM_A ? extent->visible[0] : 0) +
-                    (extent->streams & CAVMAE__STREAM_V ? extent->visible[1] : 0);
+    int64_t joint = cavmae__joint_rows(extent);
     for (int m = 0; m < 2; m++) {
         int64_t visible = extent->visible[m], all = extent->tokens[m];
         layout_starts(&rows->tokens_at[m], clips, device, host);
@@ -26,7 +24,9 @@ void cavmae__rows_layout(cavmae__rows *rows, const cavmae__extent *extent, cavma
         CAVMAE__TAKE(device, rows->visible_clip[m], visible);
         CAVMAE__TAKE(device, rows->visible_token[m], visible);
         CAVMAE__TAKE(device, rows->visible_position[m], visible);
-        if (extent->masked) CAVMAE__TAKE(device, rows->mask[m], all);
+        /* The first also takes the draw over both modalities' tokens of a clip. */
+        int64_t drawn = m == 0 ? extent->longest[0] + extent->longest[1] : 0;
+        if (extent->masked) CAVMAE__TAKE(device, rows->mask[m], largest(all, drawn));
         if (!extent->decode) continue;
         CAVMAE__TAKE(device, rows->token_clip[m], all);
         CAVMAE__TAKE(device, rows->token_token[m], all);

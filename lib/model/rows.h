@@ -21,6 +21,13 @@ typedef struct cavmae__extent {
     int32_t longest[2];                     /* tokens of one clip */
 } cavmae__extent;
 
+/* Rows of all wanted streams together. */
+static inline int64_t cavmae__joint_rows(const cavmae__extent *extent) {
+    return (extent->streams & CAVMAE__STREAM_BOTH ? extent->visible[0] + extent->visible[1] : 0) +
+           (extent->streams & CAVMAE__STREAM_A ? extent->visible[0] : 0) +
+           (extent->streams & CAVMAE__STREAM_V ? extent->visible[1] : 0);
+}
+
 /* Where segments start, on both sides. */
 typedef struct cavmae__starts {
     int32_t *host, *device;
