@@ -1,6 +1,7 @@
 /* cavmae-info: what a model file or a configuration is: its options, its size, and the memory that it takes. */
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "program.h"
 
@@ -20,6 +21,51 @@ static void print_options(const cavmae_config *config) {
     }
 }
 
+/* ---- What a file is ---- */
+
+static int32_t is_vision_mae(const char *name) { return !strcmp(name, "patch_embed.proj.weight"); }
+
+/* Of a file that model_load has read: one of the two opens it. */
+static void print_kind(cavmae_context *context, const char *path) {
+    cavmae_safetensors *plain;
+    cavmae_torch *torch;
+    int32_t vision = 0, inferred = 1;
+    int64_t count = 0;
+    const char *name, *kind = "PyTorch file";
+    if (cavmae_safetensors_open(context, path, &plain) == CAVMAE_OK) {
+        inferred = !cavmae_safetensors_metadata(plain, "cavmae.config");
+        kind = cavmae_safetensors_metadata(plain, "cavmae.training") ? "checkpoint of this library"
+               : inferred                                            ? "safetensors without configuration"
+                                                                     : "model file of this library";
+        for (; (name = cavmae_safetensors_name(plain, count)) != NULL; count++) vision |= is_vision_mae(name);
+        cavmae_safetensors_free(plain);
+    } else {
+        check(cavmae_torch_open(context, path, &torch));
+        for (; (name = cavmae_torch_name(torch, count)) != NULL; count++) vision |= is_vision_mae(name);
+        cavmae_torch_free(torch);
+    }
+    printf("file\n  %-22s %s, %lld tensors\n", "kind", kind, (long long)count);
+    if (inferred)
+        printf("  %-22s inferred from %s\n", "configuration",
+               vision ? "a vision MAE's tensors, which become a CAV-MAE's" : "names and shapes of tensors");
+}
+
+static void print_model(const cavmae_model *model, const cavmae_config *config) {
+    const char *modalities;
+    const int64_t classes = whole_number(config, CAVMAE_P_CLASSES);
+    check(cavmae_config_get_str(config, CAVMAE_P_MODALITIES, &modalities));
+    printf("  %-22s ", "model");
+    printf("%s, ", !strcmp(modalities, "av") ? "sound and pictures"
+                   : modalities[0] == 'a'    ? "sound only"
+                                             : "pictures only");
+    if (classes)
+        printf("with a head for %lld classes\n", (long long)classes);
+    else
+        printf("%s\n", whole_number(config, CAVMAE_P_DECODER) ? "with a decoder" : "encoder only");
+    printf("  %-22s %.2f M in %lld tensors\n", "parameters", (double)cavmae_model_elements(model, 0) / 1e6,
+           (long long)cavmae_model_parameter_count(model));
+}
+
 /* Names, ranges and defaults. */
 static void print_keys(const cavmae_config *config) {
     cavmae_key_info key = {.struct_size = sizeof key};
@@ -34,17 +80,24 @@ static void print_keys(const cavmae_config *config) {
     }
 }
 
+/* Models with a head are not pretrained, others not fine-tuned, and without a decoder nothing is reconstructed. */
 static void print_memory(const cavmae_config *config, int32_t batch) {
     static const struct {
         int32_t task;
         const char *name;
-    } tasks[] = {{CAVMAE_TASK_PRETRAIN, "pretraining"}, {CAVMAE_TASK_EMBED, "embedding"}};
-    for (int i = 0; i < 2; i++) {
-        cavmae_memory m = {.struct_size = sizeof m};
+    } tasks[] = {
+        {CAVMAE_TASK_PRETRAIN, "pretraining"}, {CAVMAE_TASK_FINETUNE, "fine-tuning"}, {CAVMAE_TASK_EMBED, "embedding"}};
+    const int64_t classes = whole_number(config, CAVMAE_P_CLASSES), decoder = whole_number(config, CAVMAE_P_DECODER);
+    double mae_weight;
+    check(cavmae_config_get_f64(config, CAVMAE_P_MAE_WEIGHT, &mae_weight));
+    cavmae_memory m = {.struct_size = sizeof m};
+    check(cavmae_memory_required(config, CAVMAE_TASK_EMBED, batch, &m));
+    printf("parameters\n  %-22s %.2f M, %.2f M of them trainable\n", "elements", (double)m.elements / 1e6,
+           (double)m.trainable / 1e6);
+    for (size_t i = 0; i < sizeof tasks / sizeof *tasks; i++) {
+        if (tasks[i].task == CAVMAE_TASK_PRETRAIN && (classes || (!decoder && mae_weight > 0))) continue;
+        if (tasks[i].task == CAVMAE_TASK_FINETUNE && !classes) continue;
         check(cavmae_memory_required(config, tasks[i].task, batch, &m));
-        if (i == 0)
-            printf("parameters\n  %-22s %.2f M, %.2f M of them trainable\n", "elements", (double)m.elements / 1e6,
-                   (double)m.trainable / 1e6);
         printf("memory for %s, batch %d\n  %-22s %.1f MB\n", tasks[i].name, (int)batch, "total", (double)m.total / 1e6);
         printf("  %-22s %.1f MB\n  %-22s %.1f MB\n", "parameters", (double)m.parameters / 1e6, "gradients",
                (double)m.gradients / 1e6);
@@ -59,7 +112,7 @@ int main(int argc, char **argv) {
     words settings = {0};
     int32_t keys = 0, batch = 0, version = 0;
     const option options[] = {
-        {.name = "--model", .value = "F", .help = "a model file or checkpoint", .text = &model_path},
+        {.name = "--model", .value = "F", .help = "a model file, checkpoint or .pth", .text = &model_path},
         {.name = "--preset", .value = "P", .help = "base or tiny (base)", .text = &preset},
         {.name = "--set", .value = "key=value", .help = "changes to the preset", .list = &settings},
         {.name = "--batch", .value = "N", .help = "memory for batches of N (the configuration's)", .number = &batch},
@@ -79,6 +132,10 @@ int main(int argc, char **argv) {
         cavmae_model *model;
         check(cavmae_model_load(context, model_path, 0, NULL, &model));
         check(cavmae_model_config(model, &config));
+        if (!keys) {
+            print_kind(context, model_path);
+            print_model(model, config);
+        }
         cavmae_model_free(model);
     } else {
         config = open_config(context, preset, &settings);

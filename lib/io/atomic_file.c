@@ -82,6 +82,20 @@ cavmae_status cavmae__atomic_file_write(cavmae__atomic_file *file, const void *d
     return CAVMAE_OK;
 }
 
+cavmae_status cavmae__atomic_file_overwrite(cavmae__atomic_file *file, size_t offset, const void *data, size_t size) {
+    const char *from = data;
+    CAVMAE__TRY(flush(file));
+    while (size) {
+        ssize_t written = pwrite(file->descriptor, from, size < CHUNK ? size : CHUNK, (off_t)offset);
+        if (written < 0 && errno == EINTR) continue;
+        if (written < 0) return cavmae__file_error(file->path, "write");
+        from += written;
+        offset += (size_t)written;
+        size -= (size_t)written;
+    }
+    return CAVMAE_OK;
+}
+
 static cavmae_status sync_descriptor(int descriptor, const char *path) {
     while (fsync(descriptor) != 0) {
         if (errno == EINVAL) return CAVMAE_OK; /* a file system that has nothing to wait for */

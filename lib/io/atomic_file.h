@@ -18,6 +18,8 @@ typedef struct cavmae__atomic_file {
  * _write, and one of _commit and _abandon; _commit that fails has abandoned. Errors: IO, with path and reason. */
 cavmae_status cavmae__atomic_file_open(cavmae__atomic_file *file, const char *path);
 cavmae_status cavmae__atomic_file_write(cavmae__atomic_file *file, const void *data, size_t size);
+/* Bytes that were written already, anew. */
+cavmae_status cavmae__atomic_file_overwrite(cavmae__atomic_file *file, size_t offset, const void *data, size_t size);
 cavmae_status cavmae__atomic_file_commit(cavmae__atomic_file *file);
 void cavmae__atomic_file_abandon(cavmae__atomic_file *file);
 

@@ -25,4 +25,11 @@ cavmae_status cavmae__safetensors_write(cavmae_context *context, const char *pat
                                         int64_t count, const char *const *keys, const char *const *values,
                                         int64_t metadata_count);
 
+/* The same for tensors that are made one at a time: `make` gives the bytes of the index-th, which are its own until the
+ * next call. Entries' data is not read. */
+typedef cavmae_status cavmae__make_entry(void *arg, int64_t index, const void **data);
+cavmae_status cavmae__safetensors_write_made(cavmae_context *context, const char *path, const cavmae__entry *entries,
+                                             int64_t count, const char *const *keys, const char *const *values,
+                                             int64_t metadata_count, cavmae__make_entry *make, void *arg);
+
 #endif

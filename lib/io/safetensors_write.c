@@ -152,41 +152,110 @@ out:
     return status;
 }
 
-static cavmae_status write_file(const char *path, const text *header, const cavmae__checksum *data, int64_t count) {
+/* What is being written: the header, and where the tensors' bytes are and what they add up to. */
+typedef struct writing {
+    cavmae_context *context;
+    const cavmae__entry *entries;
+    const char *const *keys, *const *values;
+    int64_t count, metadata_count;
+    text header;
+    cavmae__checksum *sums;
+} writing;
+
+static cavmae_status prepare(writing *w) {
+    CAVMAE__TRY(check_names(w->context, w->entries, w->count, w->keys, w->metadata_count));
+    CAVMAE__TRY(CAVMAE__NEW(w->context, &w->sums, w->count));
+    for (int64_t i = 0; i < w->count; i++) {
+        const cavmae__entry *entry = &w->entries[i];
+        w->sums[i] = (cavmae__checksum){.data = entry->data};
+        CAVMAE__TRY(cavmae__tensor_bytes(entry->dtype, entry->dims, entry->shape, &w->sums[i].size));
+    }
+    return CAVMAE_OK;
+}
+
+static cavmae_status update_header(writing *w) {
+    w->header.used = 0;
+    return make_header(&w->header, w->entries, w->sums, w->count, w->keys, w->values, w->metadata_count);
+}
+
+static cavmae_status write_header(const writing *w, cavmae__atomic_file *file) {
+    uint64_t size = w->header.used;
+    CAVMAE__TRY(cavmae__atomic_file_write(file, &size, sizeof size));
+    return cavmae__atomic_file_write(file, w->header.data, w->header.used);
+}
+
+static cavmae_status write_file(const writing *w, const char *path) {
     cavmae__atomic_file file;
     cavmae_status status;
-    uint64_t size = header->used;
     CAVMAE__TRY(cavmae__atomic_file_open(&file, path));
-    CAVMAE__TRY_OUT(cavmae__atomic_file_write(&file, &size, sizeof size));
-    CAVMAE__TRY_OUT(cavmae__atomic_file_write(&file, header->data, header->used));
-    for (int64_t i = 0; i < count; i++) CAVMAE__TRY_OUT(cavmae__atomic_file_write(&file, data[i].data, data[i].size));
+    CAVMAE__TRY_OUT(write_header(w, &file));
+    for (int64_t i = 0; i < w->count; i++)
+        CAVMAE__TRY_OUT(cavmae__atomic_file_write(&file, w->sums[i].data, w->sums[i].size));
     return cavmae__atomic_file_commit(&file);
 out:
     cavmae__atomic_file_abandon(&file);
     return status;
 }
 
+/* Checksums are known when all tensors are made. They have as many digits before as after, so the header only has to be
+ * written again. */
+static cavmae_status write_made(writing *w, const char *path, cavmae__make_entry *make, void *arg) {
+    cavmae__atomic_file file;
+    cavmae_status status;
+    CAVMAE__TRY(cavmae__atomic_file_open(&file, path));
+    CAVMAE__TRY_OUT(write_header(w, &file));
+    for (int64_t i = 0; i < w->count; i++) {
+        cavmae__checksum *sum = &w->sums[i];
+        CAVMAE__TRY_OUT(make(arg, i, &sum->data));
+        CAVMAE__TRY_OUT(cavmae__checksums(w->context, sum, 1));
+        CAVMAE__TRY_OUT(cavmae__atomic_file_write(&file, sum->data, sum->size));
+    }
+    CAVMAE__TRY_OUT(update_header(w));
+    CAVMAE__TRY_OUT(cavmae__atomic_file_overwrite(&file, sizeof(uint64_t), w->header.data, w->header.used));
+    return cavmae__atomic_file_commit(&file);
+out:
+    cavmae__atomic_file_abandon(&file);
+    return status;
+}
+
+static cavmae_status write_safetensors(writing *w, const char *path, cavmae__make_entry *make, void *arg) {
+    cavmae_status status;
+    w->header.context = w->context;
+    CAVMAE__TRY_OUT(prepare(w));
+    if (!make) CAVMAE__TRY_OUT(cavmae__checksums(w->context, w->sums, w->count));
+    CAVMAE__TRY_OUT(update_header(w));
+    status = make ? write_made(w, path, make, arg) : write_file(w, path);
+out:
+    cavmae__free(w->context, w->header.data);
+    cavmae__free(w->context, w->sums);
+    return status;
+}
+
 cavmae_status cavmae__safetensors_write(cavmae_context *context, const char *path, const cavmae__entry *entries,
                                         int64_t count, const char *const *keys, const char *const *values,
                                         int64_t metadata_count) {
-    text header = {context, NULL, 0, 0};
-    cavmae__checksum *sums = NULL;
-    cavmae_status status;
-    CAVMAE__TRY_OUT(check_names(context, entries, count, keys, metadata_count));
-    CAVMAE__TRY_OUT(CAVMAE__NEW(context, &sums, count));
-    for (int64_t i = 0; i < count; i++) {
-        sums[i].data = entries[i].data;
-        CAVMAE__TRY_OUT(cavmae__tensor_bytes(entries[i].dtype, entries[i].dims, entries[i].shape, &sums[i].size));
-    }
-    CAVMAE__TRY_OUT(cavmae__checksums(context, sums, count));
-    CAVMAE__TRY_OUT(make_header(&header, entries, sums, count, keys, values, metadata_count));
-    status = write_file(path, &header, sums, count);
-out:
+    writing w = {.context = context,
+                 .entries = entries,
+                 .keys = keys,
+                 .values = values,
+                 .count = count,
+                 .metadata_count = metadata_count};
+    cavmae_status status = write_safetensors(&w, path, NULL, NULL);
     /* Write errors name the file themselves. */
     if (status != CAVMAE_OK && status != CAVMAE_E_IO) cavmae__fail_prefix(status, "%s", path);
-    cavmae__free(context, header.data);
-    cavmae__free(context, sums);
     return status;
+}
+
+cavmae_status cavmae__safetensors_write_made(cavmae_context *context, const char *path, const cavmae__entry *entries,
+                                             int64_t count, const char *const *keys, const char *const *values,
+                                             int64_t metadata_count, cavmae__make_entry *make, void *arg) {
+    writing w = {.context = context,
+                 .entries = entries,
+                 .keys = keys,
+                 .values = values,
+                 .count = count,
+                 .metadata_count = metadata_count};
+    return write_safetensors(&w, path, make, arg); /* errors of `make` name other files */
 }
 
 cavmae_status cavmae_safetensors_save(cavmae_context *context, const char *path, int64_t count,

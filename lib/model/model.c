@@ -11,7 +11,7 @@ void cavmae_model_free(cavmae_model *model) {
     if (!model || atomic_fetch_sub(&model->references, 1) != 1) return;
     cavmae_context *context = model->context;
     if (model->flat) model->backend->ops->free(model->backend, model->flat);
-    cavmae_safetensors_free(model->file);
+    cavmae__weights_free(model->file);
     cavmae__free(context, model->values);
     cavmae__parameters_free(context, &model->list);
     cavmae_config_free(model->config);
@@ -60,7 +60,7 @@ cavmae_status cavmae__model_own(cavmae_model *model) {
     }
     for (int64_t i = 0; i < list->count; i++) model->values[i] = flat + list->items[i].offset;
     model->flat = flat;
-    cavmae_safetensors_free(model->file);
+    cavmae__weights_free(model->file);
     model->file = NULL;
     return CAVMAE_OK;
 }
@@ -133,7 +133,7 @@ static cavmae_status find_parameter(const cavmae_model *model, const char *name,
 
 static void release_model(void *model) { cavmae_model_free(model); }
 
-static void release_file(void *file) { cavmae_safetensors_free(file); }
+static void release_file(void *file) { cavmae__weights_free(file); }
 
 cavmae_status cavmae_model_parameter(cavmae_model *model, const char *name, cavmae_tensor **out) {
     int64_t index = 0;
@@ -147,7 +147,7 @@ cavmae_status cavmae_model_parameter(cavmae_model *model, const char *name, cavm
     if (model->file) { /* which the model lets go of when it is written to */
         CAVMAE__TRY(cavmae_tensor_wrap(model->context, pointer.view, CAVMAE_FLOAT32, p->dims, p->shape, release_file,
                                        model->file, out));
-        cavmae__safetensors_ref(model->file);
+        cavmae__weights_ref(model->file);
         return CAVMAE_OK;
     }
     CAVMAE__TRY(

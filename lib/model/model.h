@@ -7,6 +7,7 @@
 #include "backend.h"
 #include "parameters.h"
 #include "safetensors.h"
+#include "weights.h"
 
 struct cavmae_model {
     atomic_int references;
@@ -15,9 +16,9 @@ struct cavmae_model {
     cavmae_config *config;
     cavmae__options options;
     cavmae__parameters list;
-    const float **values; /* [list.count] device pointers: into `flat`, or into the mapped file */
-    float *flat;          /* device [list.flat_elements], or NULL while the parameters are in the file */
-    cavmae_safetensors *file;
+    const float **values;  /* [list.count] device pointers: into `flat`, or into the mapped file */
+    float *flat;           /* device [list.flat_elements], or NULL while the parameters are in the file */
+    cavmae__weights *file; /* whose tensors `values` are; NULL with `flat` */
 };
 
 cavmae_model *cavmae__model_ref(cavmae_model *model);
@@ -35,11 +36,8 @@ cavmae_status cavmae__model_init(cavmae_model *model, int64_t index);
 cavmae_status cavmae__model_write(const cavmae_model *model, const char *path, const cavmae__entry *extra,
                                   int64_t extra_count, const char *key, const char *value);
 
-/* As cavmae_model_load, from an open file; tensors whose names start with "optimizer." are not the model's. */
-cavmae_status cavmae__model_read(cavmae_context *context, cavmae_safetensors *file, const char *path, uint32_t flags,
-                                 cavmae_load_report *report, cavmae_model **out);
-
-/* The model's parameters must be those of `file`, all of them: copies their values in. */
-cavmae_status cavmae__model_restore(cavmae_model *model, const cavmae_safetensors *file, const char *path);
+/* The model's parameters must be those of `file`, all of them: copies their values in. Tensors whose names start with
+ * "optimizer." are not the model's. */
+cavmae_status cavmae__model_restore(cavmae_model *model, cavmae_safetensors *file, const char *path);
 
 #endif

@@ -1,12 +1,10 @@
 /* Model files: safetensors whose metadata "cavmae.config" is the configuration as JSON. */
-#include <stdio.h>
 #include <string.h>
 
+#include "import.h"
 #include "model.h"
 #include "record.h"
-
-static const char config_key[] = "cavmae.config";
-static const char training_prefix[] = "optimizer."; /* what checkpoints add, and a model does not need */
+#include "vision_mae.h"
 
 cavmae_status cavmae__model_write(const cavmae_model *model, const char *path, const cavmae__entry *extra,
                                   int64_t extra_count, const char *key, const char *value) {
@@ -27,7 +25,7 @@ cavmae_status cavmae__model_write(const cavmae_model *model, const char *path, c
         memcpy(entries[i].shape, p->shape, (size_t)p->dims * sizeof p->shape[0]);
     }
     if (extra_count) memcpy(entries + list->count, extra, (size_t)extra_count * sizeof *extra);
-    const char *const keys[] = {config_key, key}, *const values[] = {json, value};
+    const char *const keys[] = {CAVMAE__CONFIG_KEY, key}, *const values[] = {json, value};
     CAVMAE__TRY_OUT(
         cavmae__safetensors_write(model->context, path, entries, list->count + extra_count, keys, values, key ? 2 : 1));
 out:
@@ -40,136 +38,98 @@ cavmae_status cavmae_model_save(const cavmae_model *model, const char *path) {
     return cavmae__model_write(model, path, NULL, 0, NULL, NULL);
 }
 
-static int same_shape(const cavmae__entry *entry, const cavmae__parameter *p) {
-    return entry->dtype == CAVMAE_FLOAT32 && entry->dims == p->dims &&
-           memcmp(entry->shape, p->shape, (size_t)p->dims * sizeof p->shape[0]) == 0;
+/* Points the model at the file's tensors; 0 where the device cannot read them there, or they are not what it needs. */
+static cavmae_status map_values(cavmae_model *model, const cavmae__import *import, int *mapped) {
+    cavmae__origin origin;
+    *mapped = 0;
+    if (!model->backend->ops->host_memory) return CAVMAE_OK;
+    for (int64_t i = 0; i < model->list.count; i++) {
+        cavmae__import_origin(import, &model->list.items[i], &origin);
+        if (!origin.weight || origin.how != CAVMAE__AS_IT_IS || origin.weight->dtype != CAVMAE_FLOAT32)
+            return CAVMAE_OK;
+    }
+    for (int64_t i = 0; i < model->list.count; i++) {
+        const void *data = NULL;
+        cavmae__import_origin(import, &model->list.items[i], &origin);
+        CAVMAE__TRY(cavmae__weights_view(import->weights, origin.weight, &data));
+        model->values[i] = data;
+    }
+    model->file = cavmae__weights_ref(import->weights);
+    *mapped = 1;
+    return CAVMAE_OK;
 }
 
-/* Compares the file's tensors with the model's. `first` is the sentence about the first that does not fit. */
-static cavmae_status compare(const cavmae_model *model, const cavmae_safetensors *file, const char *path,
-                             cavmae_load_report *report, char *first, size_t size) {
-    cavmae_context *context = model->context;
-    const cavmae__entry *entries = cavmae__safetensors_entry(file, 0);
-    int64_t count = cavmae_safetensors_count(file);
-    uint8_t *known = cavmae__alloc_zero(context, (size_t)count); /* the file's tensors that are the model's */
-    if (!known) return CAVMAE_E_NOMEM;
-    first[0] = 0;
-#define NOTE(...)                                                                                                      \
-    do {                                                                                                               \
-        cavmae__log(context, CAVMAE_LOG_INFO, __VA_ARGS__);                                                            \
-        if (!first[0]) snprintf(first, size, __VA_ARGS__);                                                             \
-    } while (0)
+/* Copies the file's values into the model's own memory; what the file lacks is initialised. */
+static cavmae_status copy_values(cavmae_model *model, const cavmae__import *import) {
+    cavmae__backend *backend = model->backend;
+    CAVMAE__TRY(cavmae__model_own(model));
     for (int64_t i = 0; i < model->list.count; i++) {
         const cavmae__parameter *p = &model->list.items[i];
-        const cavmae__entry *entry = cavmae__safetensors_find(file, p->name);
-        if (entry) known[entry - entries] = 1;
-        if (!entry) {
-            report->missing++;
-            NOTE("%s: parameter '%s' is missing", path, p->name);
-        } else if (!same_shape(entry, p)) {
-            report->misshaped++;
-            NOTE("%s: tensor '%s' is %s with %d dimensions of %lld, ... elements; the model's is float32 with %d of "
-                 "%lld, ...",
-                 path, p->name, cavmae__dtype_name(entry->dtype), entry->dims,
-                 (long long)(entry->dims ? entry->shape[0] : 0), p->dims, (long long)p->shape[0]);
-        } else {
-            report->matched++;
+        float *values = NULL;
+        cavmae__origin origin;
+        cavmae__import_origin(import, p, &origin);
+        if (!origin.weight) {
+            CAVMAE__TRY(cavmae__model_init(model, i));
+            continue;
         }
+        if (backend->ops->host_memory) {
+            CAVMAE__TRY(cavmae__import_read(import, &origin, p, model->flat + p->offset));
+            continue;
+        }
+        CAVMAE__TRY(CAVMAE__NEW(model->context, &values, p->elements));
+        cavmae_status status = cavmae__import_read(import, &origin, p, values);
+        if (status == CAVMAE_OK)
+            status =
+                backend->ops->upload(backend, model->flat + p->offset, values, (size_t)p->elements * sizeof(float));
+        cavmae__free(model->context, values);
+        CAVMAE__TRY(status);
     }
-    for (int64_t i = 0; i < count; i++) {
-        if (known[i] || strncmp(entries[i].name, training_prefix, sizeof training_prefix - 1) == 0) continue;
-        report->unexpected++;
-        NOTE("%s: tensor '%s' is none of the model's", path, entries[i].name);
-    }
-#undef NOTE
-    cavmae__free(context, known);
     return CAVMAE_OK;
 }
 
-/* Counts over flags: a status for what is not allowed. */
-static cavmae_status judge(const char *path, uint32_t flags, const cavmae_load_report *report, const char *first) {
-    int refused = report->misshaped || (report->missing && !(flags & CAVMAE_LOAD_ALLOW_MISSING)) ||
-                  (report->unexpected && !(flags & CAVMAE_LOAD_ALLOW_UNEXPECTED));
-    if (!refused) return CAVMAE_OK;
-    return cavmae__fail(CAVMAE_E_MISMATCH,
-                        "%s: %lld tensors match, %lld are missing, %lld unexpected, %lld of another shape; first: %s",
-                        path, (long long)report->matched, (long long)report->missing, (long long)report->unexpected,
-                        (long long)report->misshaped, first);
-}
-
-/* Points the model at the file's tensors where the device can read them there, else copies. */
-static cavmae_status take_values(cavmae_model *model, cavmae_safetensors *file) {
-    int all = 1;
-    for (int64_t i = 0; i < model->list.count; i++) {
-        const cavmae__entry *entry = cavmae__safetensors_find(file, model->list.items[i].name);
-        model->values[i] = entry ? entry->data : NULL;
-        /* a foreign writer may have put float32 at odd addresses */
-        if (!entry || (uintptr_t)entry->data % sizeof(float)) all = 0;
-    }
-    if (all && model->backend->ops->host_memory) {
-        model->file = cavmae__safetensors_ref(file);
-        return CAVMAE_OK;
-    }
-    CAVMAE__TRY(cavmae__model_own(model));
-    for (int64_t i = 0; i < model->list.count; i++)
-        if (!cavmae__safetensors_find(file, model->list.items[i].name)) CAVMAE__TRY(cavmae__model_init(model, i));
-    return CAVMAE_OK;
-}
-
-cavmae_status cavmae__model_read(cavmae_context *context, cavmae_safetensors *file, const char *path, uint32_t flags,
-                                 cavmae_load_report *report, cavmae_model **out) {
-    cavmae_config *config = NULL;
+static cavmae_status load(const cavmae__import *import, uint32_t flags, cavmae_load_report *report,
+                          cavmae_model **out) {
     cavmae_model *model = NULL;
     cavmae_load_report counts = {0};
-    char first[256];
-    cavmae_status status = CAVMAE_OK;
-    const char *json = cavmae_safetensors_metadata(file, config_key);
-    if (!json)
-        return cavmae__fail(CAVMAE_E_FORMAT, "%s: no metadata '%s': not a model file of this library", path,
-                            config_key);
-    status = cavmae__config_from_json(context, json, &config);
-    if (status == CAVMAE_OK) status = cavmae__model_allocate(config, &model);
-    if (status != CAVMAE_OK) {
-        status = cavmae__fail_prefix(status, "%s", path);
-        goto out;
+    int mapped = 0;
+    cavmae_status status = cavmae__model_allocate(import->config, &model);
+    if (status != CAVMAE_OK) return cavmae__fail_prefix(status, "%s", cavmae__weights_path(import->weights));
+    status = cavmae__import_compare(import, &model->options, &model->list, flags, &counts);
+    if (report && (status == CAVMAE_OK || status == CAVMAE_E_MISMATCH)) {
+        cavmae_status reported = cavmae__record_out(report, &counts, sizeof counts);
+        if (status == CAVMAE_OK) status = reported;
     }
-    CAVMAE__TRY_OUT(compare(model, file, path, &counts, first, sizeof first));
-    if (report) CAVMAE__TRY_OUT(cavmae__record_out(report, &counts, sizeof counts));
-    CAVMAE__TRY_OUT(judge(path, flags, &counts, first));
-    CAVMAE__TRY_OUT(take_values(model, file));
+    if (status != CAVMAE_OK) goto out;
+    CAVMAE__TRY_OUT(map_values(model, import, &mapped));
+    if (!mapped) CAVMAE__TRY_OUT(copy_values(model, import));
     *out = model;
     model = NULL;
 out:
     cavmae_model_free(model);
-    cavmae_config_free(config);
     return status;
 }
 
 cavmae_status cavmae_model_load(cavmae_context *context, const char *path, uint32_t flags, cavmae_load_report *report,
                                 cavmae_model **out) {
-    cavmae_safetensors *file;
+    const uint32_t known = CAVMAE_LOAD_ALLOW_MISSING | CAVMAE_LOAD_ALLOW_UNEXPECTED | CAVMAE_LOAD_MEAN_COLOURS;
+    cavmae__import import;
     cavmae_load_report unused;
     if (!context || !path || !out) return cavmae__fail(CAVMAE_E_ARG, "model: context, path or out is NULL");
-    if (flags & ~(uint32_t)(CAVMAE_LOAD_ALLOW_MISSING | CAVMAE_LOAD_ALLOW_UNEXPECTED))
+    if (flags & ~known)
         return cavmae__fail(CAVMAE_E_ARG, "model: flags %#x has bits that this version does not know", (unsigned)flags);
     if (report) CAVMAE__TRY(cavmae__record_in(&unused, sizeof unused, report));
-    CAVMAE__TRY(cavmae_safetensors_open(context, path, &file));
-    cavmae_status status = cavmae__model_read(context, file, path, flags, report, out);
-    cavmae_safetensors_free(file);
+    CAVMAE__TRY(cavmae__import_open(context, path, flags, &import));
+    cavmae_status status = load(&import, flags, report, out);
+    cavmae__import_close(&import);
     return status;
 }
 
-cavmae_status cavmae__model_restore(cavmae_model *model, const cavmae_safetensors *file, const char *path) {
-    cavmae_load_report counts = {0};
-    char first[256];
-    CAVMAE__TRY(compare(model, file, path, &counts, first, sizeof first));
-    CAVMAE__TRY(judge(path, 0, &counts, first));
-    CAVMAE__TRY(cavmae__model_own(model));
-    for (int64_t i = 0; i < model->list.count; i++) {
-        const cavmae__parameter *p = &model->list.items[i];
-        const void *data = cavmae__safetensors_find(file, p->name)->data;
-        CAVMAE__TRY(model->backend->ops->upload(model->backend, model->flat + p->offset, data,
-                                                (size_t)p->elements * sizeof(float)));
-    }
-    return CAVMAE_OK;
+cavmae_status cavmae__model_restore(cavmae_model *model, cavmae_safetensors *file, const char *path) {
+    cavmae_load_report counts;
+    cavmae__import import;
+    CAVMAE__TRY(cavmae__import_of(model->context, file, path, &import));
+    cavmae_status status = cavmae__import_compare(&import, &model->options, &model->list, 0, &counts);
+    if (status == CAVMAE_OK) status = copy_values(model, &import);
+    cavmae__import_close(&import);
+    return status;
 }
