@@ -12,7 +12,8 @@
  * validation have combinations of kind, size (four levels), count and background that no training clip has: those
  * whose hash is a multiple of 5, whatever the seed. Everything follows from the seed.
  *
- * Writes OUT/train.json, OUT/val.json, OUT/labels.csv, OUT/audio/ID.wav and OUT/frames/frame_0..9/ID.jpg. */
+ * Writes OUT/train.json, OUT/val.json, OUT/labels.csv, OUT/boxes.csv (where the things are in the middle frame),
+ * OUT/audio/ID.wav and OUT/frames/frame_0..9/ID.jpg. */
 #define _GNU_SOURCE /* M_PI */
 #include <errno.h>
 #include <math.h>
@@ -20,12 +21,11 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
 
-#include "picture.h"
+#include "clip_store.h"
 #include "program.h"
 
-enum { KINDS = 5, SIZES = 4, COUNTS = 4, BACKGROUNDS = 4, FRAMES = 10, RATE = 16000, QUALITY = 90 };
+enum { KINDS = 5, SIZES = 4, COUNTS = 4, BACKGROUNDS = 4, FRAMES = STORE_FRAMES, RATE = STORE_RATE, QUALITY = 90 };
 enum { CIRCLE, SQUARE, TRIANGLE, STAR, CROSS };
 enum { BLACK, WHITE, PINK, BROWN };
 
@@ -191,13 +191,11 @@ static void draw_thing(picture *p, const scene *s, int i, double seconds) {
 
 static void write_frames(const settings *o, const scene *s, const char *id) {
     picture p;
-    char path[4096];
     if (!picture_create(&p, o->size, o->size)) die("no memory for a picture");
     for (int frame = 0; frame < FRAMES; frame++) {
         picture_fill(&p, background_colours[s->background]);
         for (int i = 0; i < s->count; i++) draw_thing(&p, s, i, o->seconds * frame / FRAMES);
-        snprintf(path, sizeof path, "%s/frames/frame_%d/%s.jpg", o->out, frame, id);
-        if (!picture_write_jpeg(&p, QUALITY, path)) die("cannot write %s: %s", path, strerror(errno));
+        store_frame(o->out, id, frame, &p, QUALITY);
     }
     picture_free(&p);
 }
@@ -258,39 +256,11 @@ static void make_sound(const scene *s, int16_t *pcm, int samples, uint64_t *stat
     }
 }
 
-static void put_little(unsigned char *at, uint32_t value, int bytes) {
-    for (int i = 0; i < bytes; i++) at[i] = (unsigned char)(value >> 8 * i);
-}
-
-static void write_wav(const char *path, const int16_t *pcm, int samples) {
-    unsigned char header[44] = "RIFF....WAVEfmt ....................data", pair[2];
-    uint32_t bytes = 2 * (uint32_t)samples;
-    put_little(header + 4, 36 + bytes, 4);
-    put_little(header + 16, 16, 4); /* of the format */
-    put_little(header + 20, 1, 2);  /* integers */
-    put_little(header + 22, 1, 2);  /* channel */
-    put_little(header + 24, RATE, 4);
-    put_little(header + 28, 2 * RATE, 4);
-    put_little(header + 32, 2, 2);
-    put_little(header + 34, 16, 2);
-    put_little(header + 40, bytes, 4);
-    FILE *file = fopen(path, "wb");
-    if (!file) die("cannot write %s: %s", path, strerror(errno));
-    fwrite(header, 1, sizeof header, file);
-    for (int i = 0; i < samples; i++) {
-        put_little(pair, (uint16_t)pcm[i], 2);
-        fwrite(pair, 1, 2, file);
-    }
-    if (fclose(file) != 0) die("cannot write %s: %s", path, strerror(errno));
-}
-
 static void write_sound(const settings *o, const scene *s, const char *id, uint64_t *state) {
     int samples = (int)lround(o->seconds * RATE);
     int16_t *pcm = allocate((size_t)samples, sizeof *pcm);
-    char path[4096];
     make_sound(s, pcm, samples, state);
-    snprintf(path, sizeof path, "%s/audio/%s.wav", o->out, id);
-    write_wav(path, pcm, samples);
+    store_sound(o->out, id, pcm, samples);
     free(pcm);
 }
 
@@ -323,10 +293,24 @@ static void write_labels(const settings *o) {
     close_file(file, "labels.csv");
 }
 
+/* The squares around the things' circles, as far as they are in the picture. */
+static void write_boxes(FILE *file, const settings *o, const scene *s, const char *id) {
+    double seconds = o->seconds * (FRAMES / 2) / FRAMES, radius = radius_of(s);
+    for (int i = 0; i < s->count; i++) {
+        double at[2] = {s->x[i] + s->drift_x[i] * seconds, s->y[i] + s->drift_y[i] * seconds};
+        if (fmax(at[0], at[1]) - radius >= 1 || fmin(at[0], at[1]) + radius <= 0) continue;
+        fprintf(file, "%s", id);
+        for (int corner = 0; corner < 4; corner++)
+            fprintf(file, ",%.1f", o->size * fmin(fmax(at[corner % 2] + (corner < 2 ? -radius : radius), 0), 1));
+        fprintf(file, "\n");
+    }
+}
+
 /* Clips [begin, end), each from its own random numbers: the same whatever the others are. */
-static void write_clips(const settings *o, const char *name, int begin, int end, int validation) {
-    FILE *file = open_in(o, name);
-    fprintf(file, "{\"data\": [");
+static void write_clips(const settings *o, const char *name, FILE *boxes, int begin, int end, int validation) {
+    char path[4096], labels[256];
+    snprintf(path, sizeof path, "%s/%s", o->out, name);
+    FILE *file = open_manifest(path);
     for (int clip = begin; clip < end; clip++) {
         uint64_t state = (uint64_t)o->seed * 1000003 + (uint64_t)clip;
         scene s;
@@ -336,31 +320,12 @@ static void write_clips(const settings *o, const char *name, int begin, int end,
         snprintf(id, sizeof id, "scene%06d", clip);
         write_frames(o, &s, id);
         write_sound(o, &s, id, &state);
-        fprintf(file,
-                "%s\n{\"video_id\": \"%s\", \"wav\": \"audio/%s.wav\", \"video_path\": \"frames\", \"labels\": "
-                "\"%s,%s,%s,%s\"}",
-                clip > begin ? "," : "", id, id, kind_labels[s.kind][0], size_labels[size_level(&s)][0],
-                count_labels[s.count - 1][0], background_labels[s.background][0]);
+        write_boxes(boxes, o, &s, id);
+        snprintf(labels, sizeof labels, "%s,%s,%s,%s", kind_labels[s.kind][0], size_labels[size_level(&s)][0],
+                 count_labels[s.count - 1][0], background_labels[s.background][0]);
+        add_to_manifest(file, clip == begin, id, labels);
     }
-    fprintf(file, "\n]}\n");
-    close_file(file, name);
-}
-
-static void make_folder(const char *path) {
-    if (mkdir(path, 0777) != 0 && errno != EEXIST) die("cannot make %s: %s", path, strerror(errno));
-}
-
-static void make_folders(const settings *o) {
-    char path[4096];
-    make_folder(o->out);
-    snprintf(path, sizeof path, "%s/audio", o->out);
-    make_folder(path);
-    snprintf(path, sizeof path, "%s/frames", o->out);
-    make_folder(path);
-    for (int frame = 0; frame < FRAMES; frame++) {
-        snprintf(path, sizeof path, "%s/frames/frame_%d", o->out, frame);
-        make_folder(path);
-    }
+    close_manifest(file, path);
 }
 
 static double read_real(const char *name, const char *text) {
@@ -398,10 +363,13 @@ int main(int argc, char **argv) {
     settings o = {.clips = 500, .size = 96};
     read_settings(argc, argv, &o);
     int training = o.clips - o.validation;
-    make_folders(&o);
+    make_store(o.out);
     write_labels(&o);
-    write_clips(&o, "train.json", 0, training, 0);
-    write_clips(&o, "val.json", training, o.clips, 1);
+    FILE *boxes = open_in(&o, "boxes.csv");
+    fprintf(boxes, "video_id,x0,y0,x1,y1\n");
+    write_clips(&o, "train.json", boxes, 0, training, 0);
+    write_clips(&o, "val.json", boxes, training, o.clips, 1);
+    close_file(boxes, "boxes.csv");
     printf("%s: %d clips to train on, %d of other combinations to validate\n", o.out, training, (int)o.validation);
     return 0;
 }

@@ -1,236 +1,10 @@
 /* The loader, over a decoder that makes sound and pictures up from the path. */
 #define _GNU_SOURCE
 #include <pthread.h>
-#include <stdarg.h>
-#include <stdatomic.h>
-#include <stdlib.h>
-#include <string.h>
 #include <sys/stat.h>
-#include <unistd.h>
 
-#include "augment.h"
-#include "check.h"
 #include "failing_allocator.h"
-#include "loader.h"
-
-/* ---- Files ---- */
-
-static char directory[] = "/tmp/cavmae-loader-XXXXXX";
-
-static const char *in_directory(const char *name) {
-    static char paths[64][256];
-    static int turn;
-    char *path = paths[turn++ % 64];
-    snprintf(path, sizeof paths[0], "%s/%s", directory, name);
-    return path;
-}
-
-static const char *write_file(const char *name, const char *text) {
-    const char *path = in_directory(name);
-    FILE *file = fopen(path, "w");
-    if (!file || fputs(text, file) < 0 || fclose(file) != 0) exit(2);
-    return path;
-}
-
-/* Entries 0 to count - 1, each a media file clip<number>.mp4; those whose bit is set in `broken` cannot be decoded. */
-static const char *write_manifest(const char *name, int count, uint64_t broken) {
-    char text[16384] = "{\"data\": [";
-    size_t length = strlen(text);
-    for (int i = 0; i < count; i++)
-        length +=
-            (size_t)snprintf(text + length, sizeof text - length,
-                             "%s{\"video_id\": \"id%d\", \"wav\": \"%s%d.mp4\", \"labels\": \"%s\"}", i ? ", " : "", i,
-                             broken >> i & 1 ? "broken" : "clip", i, i % 2 ? "/m/b" : "Apple, red,/m/b");
-    snprintf(text + length, sizeof text - length, "]}");
-    return write_file(name, text);
-}
-
-static const char *const labels_csv =
-    "index,mid,display_name\n0,/m/a,\"Apple, red\"\r\n2,/m/c,\"say \"\"C\"\"\"\n1,\"/m/b\",B";
-
-/* ---- A decoder ---- */
-
-static atomic_int decode_delay;  /* microseconds at the most, by path */
-static atomic_int decode_held;   /* nothing is decoded while set */
-static atomic_int decode_mended; /* broken clips are not */
-static atomic_int decoded;
-
-static uint32_t hash_path(const char *path) {
-    uint32_t h = 2166136261u;
-    for (const char *name = strrchr(path, '/') + 1; *name; name++) h = (h ^ (unsigned char)*name) * 16777619u;
-    return h;
-}
-
-static cavmae_status decode_start(const char *path, char *error, size_t error_size) {
-    while (decode_held) usleep(1000);
-    if (decode_delay) usleep(hash_path(path) % (uint32_t)decode_delay);
-    decoded++;
-    if (decode_mended || !strstr(path, "broken")) return CAVMAE_OK;
-    snprintf(error, error_size, "%s: made to be broken", path);
-    return CAVMAE_E_MEDIA;
-}
-
-static cavmae_status probe(void *user, const char *path, cavmae_media_info *info, char *error, size_t error_size) {
-    (void)user, (void)path, (void)error, (void)error_size;
-    info->seconds = 5;
-    return CAVMAE_OK;
-}
-
-/* Half a second of a tone; a path with "long": twice that. */
-static cavmae_status decode_audio(void *user, const char *path, cavmae_audio_sink *sink, void *sink_arg, char *error,
-                                  size_t error_size) {
-    static const int rate = 16000;
-    float pcm[16000];
-    uint32_t h = hash_path(path);
-    (void)user;
-    CAVMAE__TRY(decode_start(path, error, error_size));
-    for (int i = 0; i < rate; i++) pcm[i] = (float)((h >> 8) + (uint32_t)i * (h % 900 + 100) * 4000 % 65536) * 0x1p-26f;
-    return sink(sink_arg, pcm, strstr(path, "long") ? rate : rate / 2, 1, rate);
-}
-
-/* One colour: red counts tenths of a second or is K of frame_K; green is by path. */
-static cavmae_status decode_frames(void *user, const char *path, const double *seconds, int32_t count,
-                                   cavmae_frame_sink *sink, void *sink_arg, char *error, size_t error_size) {
-    uint8_t rgb[8 * 8 * 3];
-    const char *folder = strstr(path, "frame_");
-    (void)user;
-    CAVMAE__TRY(decode_start(path, error, error_size));
-    for (int i = 0; i < 64; i++) {
-        rgb[3 * i] = (uint8_t)(folder ? atoi(folder + 6) : (int)lround(seconds[0] * 10));
-        rgb[3 * i + 1] = (uint8_t)hash_path(path);
-        rgb[3 * i + 2] = 0;
-    }
-    return count == 1 ? sink(sink_arg, 0, rgb, 8, 8, 24) : CAVMAE_E_INTERNAL;
-}
-
-static const cavmae_decoder decoder = {sizeof decoder, 1, NULL, probe, decode_audio, decode_frames};
-
-/* ---- Context, configuration, batches ---- */
-
-static atomic_int warnings, cancelled;
-
-static void count_warning(void *user, int32_t level, const char *message) {
-    (void)user;
-    if (level == CAVMAE_LOG_WARNING && strstr(message, "skipped: entry ")) warnings++;
-}
-
-static int32_t ask_cancelled(void *user) {
-    (void)user;
-    return cancelled;
-}
-
-static cavmae_context *new_context(void) {
-    cavmae_context_options options = {
-        .struct_size = sizeof options, .threads = 1, .log = count_warning, .cancel = ask_cancelled};
-    cavmae_context *context = NULL;
-    CHECK_OK(cavmae_context_create(&options, &context));
-    CHECK_OK(cavmae_context_set_decoder(context, &decoder));
-    return context;
-}
-
-/* The tiny preset with batches of 4, and pairs of name and value up to NULL. */
-static cavmae_config *new_config(cavmae_context *context, ...) {
-    cavmae_config *config = NULL;
-    const char *name;
-    va_list pairs;
-    CHECK_OK(cavmae_config_create(context, "tiny", &config));
-    CHECK_OK(cavmae_config_set(config, "batch", "4"));
-    va_start(pairs, context);
-    while ((name = va_arg(pairs, const char *))) CHECK_OK(cavmae_config_set(config, name, va_arg(pairs, const char *)));
-    va_end(pairs);
-    return config;
-}
-
-#define LOADER(context, manifest, labels, ...)                                                                         \
-    loader_of(new_config(context, __VA_ARGS__, (char *)NULL), manifest, labels)
-
-static cavmae_loader *loader_of(cavmae_config *config, const char *manifest, const char *labels) {
-    cavmae_loader *loader = NULL;
-    CHECK_OK(cavmae_loader_create(config, manifest, labels, &loader));
-    cavmae_config_free(config);
-    return loader;
-}
-
-enum { FRAMES = 128, BINS = 128, SOUND = FRAMES * BINS, PIXELS = 64 * 64 };
-
-static uint64_t mix(uint64_t sum, const void *data, size_t size) {
-    const unsigned char *bytes = data;
-    for (size_t i = 0; i < size; i++) sum = (sum ^ bytes[i]) * 1099511628211u;
-    return sum;
-}
-
-/* All of a batch in one number; 1 for NULL, the end of an epoch. */
-static uint64_t batch_sum(const cavmae_batch *batch) {
-    uint64_t sum = 14695981039346656037u;
-    if (!batch) return 1;
-    size_t count = (size_t)batch->count, frames = count * FRAMES;
-    sum = mix(sum, batch->samples, count * sizeof *batch->samples);
-    if (batch->audio_frames) {
-        frames = 0;
-        for (size_t i = 0; i < count; i++) frames += (size_t)batch->audio_frames[i];
-        sum = mix(sum, batch->audio_frames, count * sizeof *batch->audio_frames);
-    }
-    if (batch->audio) sum = mix(sum, batch->audio, frames * BINS * sizeof *batch->audio);
-    if (batch->image) sum = mix(sum, batch->image, count * 3 * PIXELS * sizeof *batch->image);
-    if (batch->labels) sum = mix(sum, batch->labels, count * (size_t)batch->classes * sizeof *batch->labels);
-    return sum;
-}
-
-static const cavmae_batch *next(cavmae_loader *loader) {
-    const cavmae_batch *batch = NULL;
-    CHECK_OK(cavmae_loader_next(loader, &batch));
-    return batch;
-}
-
-/* Samples of one epoch, in their order. */
-static int take_epoch(cavmae_loader *loader, int64_t *samples) {
-    int count = 0;
-    const cavmae_batch *batch;
-    while ((batch = next(loader)))
-        for (int32_t i = 0; i < batch->count; i++) samples[count++] = batch->samples[i];
-    return count;
-}
-
-/* The 8-bit value that a prepared pixel of red (channel 0) or green (1) had. */
-static int pixel_value(const cavmae_batch *batch, int row, int channel) {
-    static const double mean[] = {0.485, 0.456}, std[] = {0.229, 0.224};
-    double x = (double)batch->image[(row * 3 + channel) * PIXELS + 100];
-    return (int)lround((x * std[channel] + mean[channel]) * 255);
-}
-
-/* ---- Augmentation ---- */
-
-/* What the config's keys do to a batch. */
-static void test_augmented_batches(void) {
-    cavmae_context *context = new_context();
-    const char *manifest = write_manifest("eight.json", 8, 0);
-    cavmae_loader *plain = LOADER(context, manifest, NULL, "shuffle", "0"),
-                  *noisy = LOADER(context, manifest, NULL, "shuffle", "0", "noise", "1");
-    cavmae_loader *rolled = LOADER(context, manifest, NULL, "shuffle", "0", "roll", "1", "seed", "9");
-    const float *first = next(plain)->audio, *noise = next(noisy)->audio, *roll = next(rolled)->audio;
-    int changed = 0, within = 1, same = 1;
-    for (int i = 0; i < 4 * SOUND; i++) {
-        float added = noise[i] - first[i];
-        changed += added > 0;
-        within &= added >= -1e-6f && added < 0.1f + 1e-6f;
-    }
-    CHECK(changed > 4 * SOUND * 9 / 10 && within);
-    for (int row = 0; row < 4; row++) {
-        int64_t shift = cavmae__roll_shift(FRAMES, 9, 0, row);
-        for (int64_t t = 0; t < FRAMES; t++)
-            same &= !memcmp(first + row * SOUND + t * BINS, roll + row * SOUND + (t + shift + FRAMES) % FRAMES * BINS,
-                            BINS * sizeof(float));
-    }
-    CHECK(same);
-    uint64_t epoch0 = batch_sum(next(noisy));
-    while (next(noisy)) continue;
-    next(noisy);
-    CHECK(batch_sum(next(noisy)) != epoch0); /* the same samples with other noise */
-    cavmae_loader_free(plain);
-    cavmae_loader_free(noisy);
-    cavmae_loader_free(rolled);
-    cavmae_context_free(context);
-}
+#include "loading.h"
 
 /* ---- Order ---- */
 
@@ -633,8 +407,7 @@ static void test_out_of_memory(void) {
 }
 
 int main(void) {
-    if (!mkdtemp(directory)) return 2;
-    test_augmented_batches();
+    make_directory();
     test_threads();
     test_order();
     test_shuffle_uniform();
@@ -649,8 +422,6 @@ int main(void) {
     test_cancel();
     test_bounded();
     test_out_of_memory();
-    char remove[64];
-    snprintf(remove, sizeof remove, "rm -r %s", directory);
-    CHECK(system(remove) == 0);
+    remove_directory();
     return check_summary("loader");
 }

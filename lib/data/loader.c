@@ -6,6 +6,7 @@
 #include <time.h>
 
 #include "loader_internal.h"
+#include "order.h"
 #include "record.h"
 
 enum { CANCEL_PERIOD = 50 * 1000 * 1000 }; /* nanoseconds between two questions to the cancel callback */
@@ -69,6 +70,34 @@ static cavmae_status check_data_options(const cavmae_loader *loader) {
     if (cavmae_loader_batches(loader) == 0)
         return cavmae__fail(CAVMAE_E_ARG, "config: drop_last leaves nothing of %lld entries with batch %lld",
                             (long long)loader->count, (long long)options->batch);
+    if (options->balanced && !loader->source.labels)
+        return cavmae__fail(CAVMAE_E_ARG, "config: balanced: classes cannot be counted without a labels file");
+    if (options->shuffle_pairs && options->modalities != CAVMAE__MODALITIES_AV)
+        return cavmae__fail(CAVMAE_E_ARG, "config: shuffle_pairs: a model of one modality has no pairs");
+    if (options->shuffle_pairs && loader->count < 2)
+        return cavmae__fail(CAVMAE_E_ARG, "config: shuffle_pairs: the manifest has no second entry");
+    return CAVMAE_OK;
+}
+
+static cavmae_status create_orders(cavmae_loader *loader) {
+    cavmae__source *source = &loader->source;
+    const cavmae__options *options = &source->options;
+    if (options->shuffle || options->balanced) CAVMAE__TRY(CAVMAE__NEW(source->context, &loader->order, loader->count));
+    if (options->balanced)
+        CAVMAE__TRY(cavmae__balance_create(source->context, source->manifest, source->labels, &loader->balance));
+    if (!options->shuffle_pairs) return CAVMAE_OK;
+    CAVMAE__TRY(CAVMAE__NEW(source->context, &source->pictures, loader->count));
+    cavmae__order_pairs(source->pictures, (uint32_t)loader->count, (uint64_t)options->seed);
+    return CAVMAE_OK;
+}
+
+static cavmae_status create_workers(cavmae_loader *loader) {
+    cavmae__source *source = &loader->source;
+    loader->worker_count = (int32_t)source->options.loader_threads;
+    loader->workers = cavmae__alloc_zero(source->context, (size_t)loader->worker_count * sizeof *loader->workers);
+    if (!loader->workers) return CAVMAE_E_NOMEM;
+    for (int32_t i = 0; i < loader->worker_count; i++)
+        CAVMAE__TRY(cavmae__reader_create(source, &loader->workers[i].reader));
     return CAVMAE_OK;
 }
 
@@ -100,15 +129,14 @@ cavmae_status cavmae_loader_create(const cavmae_config *config, const char *mani
     CAVMAE__TRY_OUT(cavmae__manifest_open(context, manifest, source->labels, options.modalities != CAVMAE__MODALITIES_V,
                                           &source->manifest));
 
+    CAVMAE__TRY_OUT(cavmae__manifest_check(source->manifest, config));
     loader->count = cavmae__manifest_count(source->manifest);
-    loader->label_count = labels ? (size_t)cavmae__labels_count(source->labels) : 0;
-    if (options.modalities != CAVMAE__MODALITIES_A)
-        loader->image_size = (size_t)(options.image_channels * options.image_size * options.image_size);
+    loader->label_count = cavmae__source_label_count(source);
+    loader->image_size = cavmae__source_image_size(source);
+    if (loader->image_size && options.frame == CAVMAE__FRAME_ALL) loader->frames = (int32_t)options.clip_frames;
     CAVMAE__TRY_OUT(check_data_options(loader));
-    loader->worker_count = (int32_t)options.loader_threads;
-    loader->workers = cavmae__alloc_zero(context, (size_t)loader->worker_count * sizeof *loader->workers);
-    CAVMAE__TRY_OUT(loader->workers ? CAVMAE_OK : CAVMAE_E_NOMEM);
-    if (options.shuffle) CAVMAE__TRY_OUT(CAVMAE__NEW(context, &loader->order, loader->count));
+    CAVMAE__TRY_OUT(create_orders(loader));
+    CAVMAE__TRY_OUT(create_workers(loader));
     CAVMAE__TRY_OUT(create_slots(loader));
     CAVMAE__TRY_OUT(create_batches(loader));
     *out = loader;
@@ -147,10 +175,12 @@ void cavmae_loader_free(cavmae_loader *loader) {
     free_slots(loader);
     free_batches(loader);
     for (int32_t i = 0; loader->workers && i < loader->worker_count; i++)
-        cavmae__free(context, loader->workers[i].item.memory);
+        cavmae__reader_free(&loader->source, &loader->workers[i].reader);
     cavmae__free(context, loader->workers);
     cavmae__free(context, loader->item.memory);
     cavmae__free(context, loader->order);
+    cavmae__balance_free(loader->balance);
+    cavmae__free(context, loader->source.pictures);
     cavmae__manifest_free(loader->source.manifest);
     cavmae__labels_free(loader->source.labels);
     pthread_cond_destroy(&loader->ready);
@@ -277,6 +307,7 @@ cavmae_status cavmae_loader_item_at(cavmae_loader *loader, int64_t index, cavmae
     record.audio_path = item->audio;
     record.image_path = item->frames ? cavmae__item_frame(item, frame) : item->video;
     record.labels = item->labels;
+    record.label_weights = item->label_weights;
     record.label_count = item->label_count;
     return cavmae__record_out(out, &record, sizeof record);
 }

@@ -4,6 +4,7 @@
 
 #include <pthread.h>
 
+#include "balance.h"
 #include "loader.h"
 #include "sample.h"
 
@@ -41,14 +42,16 @@ typedef struct cavmae__loader_batch {
 typedef struct cavmae__loader_worker {
     cavmae_loader *loader;
     pthread_t thread;
-    cavmae__item item;
+    cavmae__reader reader;
 } cavmae__loader_worker;
 
 struct cavmae_loader {
     cavmae__source source;
     int64_t count;                  /* of entries in the manifest */
     size_t image_size, label_count; /* floats of a sample */
+    int32_t frames;                 /* pictures of a sample; 0: one, or none */
     uint32_t *order;                /* of the epoch whose samples are being taken; NULL: as in the manifest */
+    cavmae__balance *balance;       /* what draws the order; NULL: it is a shuffle */
 
     pthread_mutex_t lock; /* guards all below, up to the caller's own */
     pthread_cond_t work;  /* for the threads: a slot or a batch became free */

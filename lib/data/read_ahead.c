@@ -10,22 +10,16 @@
 #include <string.h>
 
 #include "loader_internal.h"
-#include "philox.h"
+#include "order.h"
 
 /* ---- Order ---- */
 
-/* Fisher and Yates' shuffle, from the identity: a function of seed and epoch alone. */
-static void shuffle(cavmae_loader *loader, int64_t epoch) {
-    if (!loader->order) return;
-    cavmae__philox random =
-        cavmae__philox_key((uint64_t)loader->source.options.seed, CAVMAE__PURPOSE_SHUFFLE, (uint64_t)epoch, 0);
-    uint32_t *order = loader->order, count = (uint32_t)loader->count;
-    for (uint32_t i = 0; i < count; i++) order[i] = i;
-    for (uint32_t i = count; i > 1; i--) {
-        uint32_t j = cavmae__philox_below(&random, i - 1, i), kept = order[i - 1];
-        order[i - 1] = order[j];
-        order[j] = kept;
-    }
+static void order_epoch(cavmae_loader *loader, int64_t epoch) {
+    uint64_t seed = (uint64_t)loader->source.options.seed;
+    if (loader->balance)
+        cavmae__balance_order(loader->balance, loader->order, seed, epoch);
+    else if (loader->order)
+        cavmae__order_shuffle(loader->order, (uint32_t)loader->count, seed, epoch);
 }
 
 /* The slot to fill next, or NULL when all are full. Under the lock. */
@@ -45,18 +39,12 @@ static cavmae__slot *take_slot(cavmae_loader *loader) {
     } else {
         s->index = -1;
         loader->take_position = 0;
-        shuffle(loader, ++loader->take_epoch);
+        order_epoch(loader, ++loader->take_epoch);
     }
     return s;
 }
 
 /* ---- Making samples ---- */
-
-/* Of the sample itself; others (no memory, no decoder) would hit any sample, so leaving this one out helps nobody. */
-static int is_broken(cavmae_status status) {
-    return status == CAVMAE_E_IO || status == CAVMAE_E_FORMAT || status == CAVMAE_E_MEDIA || status == CAVMAE_E_ARG ||
-           status == CAVMAE_E_SHAPE || status == CAVMAE_E_UNSUPPORTED;
-}
 
 void cavmae__slot_drop_sound(cavmae_loader *loader, cavmae__slot *s) {
     cavmae__free(loader->source.context, s->sample.audio);
@@ -73,11 +61,12 @@ static int32_t fill_slot(cavmae__loader_worker *self, cavmae__slot *s) {
     const cavmae__source *source = &self->loader->source;
     if (s->index < 0) return CAVMAE__SLOT_READY;
     cavmae__slot_drop_sound(self->loader, s); /* from a try that failed later */
-    cavmae_status status = cavmae__sample_read(source, s->epoch, s->index, &self->item, &s->sample);
+    cavmae__draw draw = {(uint64_t)source->options.seed, s->epoch, self->loader->balance ? s->position : s->index};
+    cavmae_status status = cavmae__sample_read(source, &draw, s->index, &self->reader, &s->sample);
     if (status == CAVMAE_OK) return CAVMAE__SLOT_READY;
     set_error(s, status);
-    return source->options.broken == CAVMAE__BROKEN_SKIP && is_broken(status) ? CAVMAE__SLOT_BROKEN
-                                                                              : CAVMAE__SLOT_FAILED;
+    return source->options.broken == CAVMAE__BROKEN_SKIP && cavmae__sample_is_broken(status) ? CAVMAE__SLOT_BROKEN
+                                                                                             : CAVMAE__SLOT_FAILED;
 }
 
 /* ---- Placing samples into batches ---- */
@@ -129,7 +118,8 @@ static void complete_batch(cavmae_loader *loader, int64_t epoch, int64_t next_ep
                               .audio_frames = b->audio_frames,
                               .samples = b->samples,
                               .labels = b->labels,
-                              .classes = (int32_t)loader->label_count};
+                              .classes = (int32_t)loader->label_count,
+                              .frames = loader->frames};
     b->epoch = epoch;
     b->next_epoch = next_epoch;
     b->next_position = next_position;
@@ -229,7 +219,7 @@ void cavmae__loader_stop(cavmae_loader *loader) {
 cavmae_status cavmae__loader_start(cavmae_loader *loader) {
     sigset_t all, before;
     if (loader->started > 0) return CAVMAE_OK;
-    shuffle(loader, loader->take_epoch);
+    order_epoch(loader, loader->take_epoch);
     sigfillset(&all); /* signals are the application's threads' business */
     pthread_sigmask(SIG_SETMASK, &all, &before);
     for (; loader->started < loader->worker_count; loader->started++) {

@@ -11,6 +11,17 @@
 
 /* ---- Sound ---- */
 
+void cavmae__choose_channel(int32_t channel, const float *pcm, int64_t samples, int32_t channels, float *mono) {
+    for (int64_t i = 0; i < samples; i++, pcm += channels) {
+        double sum = (double)pcm[0];
+        if (channel == CAVMAE__CHANNEL_MEAN) {
+            for (int32_t c = 1; c < channels; c++) sum += (double)pcm[c];
+            sum /= channels;
+        }
+        mono[i] = (float)sum;
+    }
+}
+
 /* The contract's one channel: pcm itself where that is all there is, else a copy in *owned. */
 static cavmae_status choose_channel(cavmae_context *context, int32_t channel, const float *pcm, int64_t samples,
                                     int32_t channels, float **owned, const float **mono) {
@@ -19,20 +30,14 @@ static cavmae_status choose_channel(cavmae_context *context, int32_t channel, co
         return CAVMAE_OK;
     }
     CAVMAE__TRY(CAVMAE__NEW(context, owned, samples));
-    for (int64_t i = 0; i < samples; i++, pcm += channels) {
-        double sum = (double)pcm[0];
-        if (channel == CAVMAE__CHANNEL_MEAN) {
-            for (int32_t c = 1; c < channels; c++) sum += (double)pcm[c];
-            sum /= channels;
-        }
-        (*owned)[i] = (float)sum;
-    }
+    cavmae__choose_channel(channel, pcm, samples, channels, *owned);
     *mono = *owned;
     return CAVMAE_OK;
 }
 
-cavmae_status cavmae__prepare_audio(cavmae_context *context, const cavmae__audio_contract *contract, const float *pcm,
-                                    int64_t samples, int32_t channels, int32_t rate, float **out, int64_t *frames) {
+cavmae_status cavmae__prepare_waveform(cavmae_context *context, const cavmae__audio_contract *contract,
+                                       const float *pcm, int64_t samples, int32_t channels, int32_t rate, float **owned,
+                                       const float **out, int64_t *count) {
     if (channels < 1 || rate < 1)
         return cavmae__fail(CAVMAE_E_ARG, "sound with %d channels at %d Hz: both must be at least 1", channels, rate);
     if (samples < 0 || (!pcm && samples > 0))
@@ -40,45 +45,64 @@ cavmae_status cavmae__prepare_audio(cavmae_context *context, const cavmae__audio
 
     cavmae_status status;
     const float *mono;
-    float *channel = NULL, *resampled = NULL, *rows = NULL;
+    float *channel = NULL, *resampled = NULL;
     CAVMAE__TRY_OUT(choose_channel(context, contract->channel, pcm, samples, channels, &channel, &mono));
     CAVMAE__TRY_OUT(cavmae__check_samples(mono, samples));
-    int64_t count = samples;
+    int64_t length = samples;
     if (rate != contract->sample_rate) {
         CAVMAE__TRY_OUT(cavmae__resample(context, mono, samples, rate, contract->sample_rate, contract->resampler,
-                                         &resampled, &count));
+                                         &resampled, &length));
         mono = resampled;
     }
-    int64_t heard = cavmae_fbank_frames(count, contract->sample_rate);
-    if (heard == 0) {
+    if (cavmae_fbank_frames(length, contract->sample_rate) == 0) {
         status = cavmae__fail(CAVMAE_E_ARG, "sound of %lld samples at %d Hz is shorter than one window of 25 ms",
                               (long long)samples, rate);
         goto out;
     }
-    int64_t wanted = contract->frames;
+    if (resampled) cavmae__free(context, channel);
+    *owned = resampled ? resampled : channel;
+    *out = mono;
+    *count = length;
+    return CAVMAE_OK;
+out:
+    cavmae__free(context, resampled);
+    cavmae__free(context, channel);
+    return status;
+}
+
+cavmae_status cavmae__prepare_rows(cavmae_context *context, const cavmae__audio_contract *contract,
+                                   const float *waveform, int64_t count, float **out, int64_t *frames) {
+    int64_t heard = cavmae_fbank_frames(count, contract->sample_rate), wanted = contract->frames;
     if (contract->length == CAVMAE__LENGTH_NATIVE)
         wanted = (heard + contract->patch_size - 1) / contract->patch_size * contract->patch_size;
     if (heard > wanted) heard = wanted;
 
     size_t bins = (size_t)contract->mel_bins;
-    rows = cavmae__alloc_array(context, (size_t)wanted, bins * sizeof *rows);
-    if (!rows) {
-        status = CAVMAE_E_NOMEM;
-        goto out;
+    float *rows = cavmae__alloc_array(context, (size_t)wanted, bins * sizeof *rows);
+    if (!rows) return CAVMAE_E_NOMEM;
+    cavmae_status status = cavmae__fbank_normalised(context, waveform, count, contract->sample_rate, contract->mel_bins,
+                                                    heard, contract->mean, contract->std, rows);
+    if (status != CAVMAE_OK) {
+        cavmae__free(context, rows);
+        return status;
     }
-    CAVMAE__TRY_OUT(cavmae__fbank_normalised(context, mono, count, contract->sample_rate, contract->mel_bins, heard,
-                                             contract->mean, contract->std, rows));
     /* The reference appends zeros before it normalises; the log-mel of silence is the floor. */
     float appended = contract->length == CAVMAE__LENGTH_PAD ? 0.0f : logf(FLT_EPSILON);
     appended = (appended - contract->mean) / contract->std;
     for (size_t i = (size_t)heard * bins; i < (size_t)wanted * bins; i++) rows[i] = appended;
     *out = rows;
     *frames = wanted;
-    rows = NULL;
-out:
-    cavmae__free(context, rows);
-    cavmae__free(context, resampled);
-    cavmae__free(context, channel);
+    return CAVMAE_OK;
+}
+
+cavmae_status cavmae__prepare_audio(cavmae_context *context, const cavmae__audio_contract *contract, const float *pcm,
+                                    int64_t samples, int32_t channels, int32_t rate, float **out, int64_t *frames) {
+    float *owned = NULL;
+    const float *waveform = NULL;
+    int64_t count = 0;
+    CAVMAE__TRY(cavmae__prepare_waveform(context, contract, pcm, samples, channels, rate, &owned, &waveform, &count));
+    cavmae_status status = cavmae__prepare_rows(context, contract, waveform, count, out, frames);
+    cavmae__free(context, owned);
     return status;
 }
 
@@ -90,8 +114,10 @@ static int64_t crop_start(int64_t length, int32_t size) {
     return start + (spare % 2 && start % 2);
 }
 
-cavmae_status cavmae__prepare_image(cavmae_context *context, const cavmae__image_contract *contract,
-                                    const uint8_t *pixels, int32_t width, int32_t height, int64_t stride, float *out) {
+/* To the contract's size; level [channels, 256] says what each level of each channel becomes in out [channels, size,
+ * size]. */
+static cavmae_status resize(cavmae_context *context, const cavmae__image_contract *contract, const uint8_t *pixels,
+                            int32_t width, int32_t height, int64_t stride, const float *level, float *out) {
     int32_t channels = contract->channels, size = contract->size;
     if (!pixels || !out) return cavmae__fail(CAVMAE_E_ARG, "picture: %s is NULL", pixels ? "out" : "pixels");
     if (width < 1 || height < 1)
@@ -110,7 +136,6 @@ cavmae_status cavmae__prepare_image(cavmae_context *context, const cavmae__image
     cavmae__resize_rows *resize_rows = CAVMAE__PICK(cavmae__resize_rows);
     cavmae__resize_axis across = {0}, down = {0};
     uint8_t *strip = NULL, *planes = NULL;
-    float *level = NULL;
     int32_t left, columns, top, rows;
     CAVMAE__TRY_OUT(cavmae__resize_axis_create(context, width, scaled_width, crop_start(scaled_width, size), size,
                                                contract->filter, &across, &left, &columns));
@@ -118,7 +143,6 @@ cavmae_status cavmae__prepare_image(cavmae_context *context, const cavmae__image
                                                contract->filter, &down, &top, &rows));
     size_t tile = CAVMAE__TILE, pitch = ((size_t)size + tile - 1) / tile * tile, plane = (size_t)rows * pitch;
     size_t bytes = ((size_t)columns * (size_t)channels + tile - 1) / tile * tile;
-    CAVMAE__TRY_OUT(CAVMAE__NEW(context, &level, 256));
     strip = cavmae__alloc_array(context, bytes, tile);
     planes = cavmae__alloc_array(context, plane, (size_t)channels);
     if (!strip || !planes) {
@@ -131,17 +155,61 @@ cavmae_status cavmae__prepare_image(cavmae_context *context, const cavmae__image
         resize_columns(&across, from, (size_t)stride, count, columns, channels, planes + (size_t)y * pitch, plane,
                        pitch, strip);
     }
-    for (int32_t c = 0; c < channels; c++) {
-        for (int p = 0; p < 256; p++)
-            level[p] = ((float)p / 255.0f - contract->mean[c]) / contract->std[c]; /* ToTensor, Normalize */
-        resize_rows(&down, planes + (size_t)c * plane, pitch, size, level,
+    for (int32_t c = 0; c < channels; c++)
+        resize_rows(&down, planes + (size_t)c * plane, pitch, size, level + c * 256,
                     out + (size_t)c * (size_t)size * (size_t)size);
-    }
 out:
     cavmae__free(context, planes);
     cavmae__free(context, strip);
-    cavmae__free(context, level);
     cavmae__resize_axis_free(context, &down);
     cavmae__resize_axis_free(context, &across);
     return status;
+}
+
+/* ToTensor, Normalize */
+static void normalised_levels(const cavmae__image_contract *contract, int32_t channel, float level[256]) {
+    for (int p = 0; p < 256; p++) level[p] = ((float)p / 255.0f - contract->mean[channel]) / contract->std[channel];
+}
+
+cavmae_status cavmae__prepare_image(cavmae_context *context, const cavmae__image_contract *contract,
+                                    const uint8_t *pixels, int32_t width, int32_t height, int64_t stride, float *out) {
+    float *level;
+    int32_t size = contract->size;
+    if (pixels && out && width == size && height == size && stride == (int64_t)size * contract->channels) {
+        cavmae__normalise_pixels(contract, pixels, out); /* what resizing would come to */
+        return CAVMAE_OK;
+    }
+    CAVMAE__TRY(CAVMAE__NEW(context, &level, 256 * contract->channels));
+    for (int32_t c = 0; c < contract->channels; c++) normalised_levels(contract, c, level + c * 256);
+    cavmae_status status = resize(context, contract, pixels, width, height, stride, level, out);
+    cavmae__free(context, level);
+    return status;
+}
+
+cavmae_status cavmae__prepare_pixels(cavmae_context *context, const cavmae__image_contract *contract,
+                                     const uint8_t *pixels, int32_t width, int32_t height, int64_t stride,
+                                     uint8_t *out) {
+    cavmae_status status;
+    size_t channels = (size_t)contract->channels, plane = (size_t)contract->size * (size_t)contract->size;
+    float *level = NULL, *planes = NULL;
+    if (!out) return cavmae__fail(CAVMAE_E_ARG, "picture: out is NULL");
+    CAVMAE__TRY_OUT(CAVMAE__NEW(context, &level, 256 * channels));
+    for (size_t i = 0; i < 256 * channels; i++) level[i] = (float)(i % 256);
+    CAVMAE__TRY_OUT(CAVMAE__NEW(context, &planes, plane * channels));
+    CAVMAE__TRY_OUT(resize(context, contract, pixels, width, height, stride, level, planes));
+    for (size_t i = 0; i < plane; i++)
+        for (size_t c = 0; c < channels; c++) out[i * channels + c] = (uint8_t)planes[c * plane + i];
+out:
+    cavmae__free(context, planes);
+    cavmae__free(context, level);
+    return status;
+}
+
+void cavmae__normalise_pixels(const cavmae__image_contract *contract, const uint8_t *pixels, float *out) {
+    size_t channels = (size_t)contract->channels, plane = (size_t)contract->size * (size_t)contract->size;
+    for (size_t c = 0; c < channels; c++, out += plane) {
+        float level[256];
+        normalised_levels(contract, (int32_t)c, level);
+        for (size_t i = 0; i < plane; i++) out[i] = level[pixels[i * channels + c]];
+    }
 }

@@ -41,8 +41,8 @@ cavmae_status cavmae__check_samples(const float *pcm, int64_t samples) {
     return CAVMAE_OK;
 }
 
-/* In double and in a fixed order, so that every machine subtracts the same number. */
-static double mean_of(const float *pcm, int64_t samples) {
+/* In a fixed order, so that every machine subtracts the same number. */
+double cavmae__sound_mean(const float *pcm, int64_t samples) {
     enum { SUMS = 8 };
     double sum[SUMS] = {0};
     int64_t i = 0;
@@ -141,7 +141,7 @@ cavmae_status cavmae__fbank_normalised(cavmae_context *context, const float *pcm
     float *work = NULL;
     CAVMAE__TRY_OUT(make_tables(context, rate, mel_bins, &t));
     CAVMAE__TRY_OUT(CAVMAE__NEW(context, &work, 2 * CAVMAE__MAX_LANES * (size_t)t.plan.half));
-    rows(&t.plan, pcm, (float)mean_of(pcm, samples), frames, offset, scale, out, work);
+    rows(&t.plan, pcm, (float)cavmae__sound_mean(pcm, samples), frames, offset, scale, out, work);
 out:
     cavmae__free(context, work);
     free_tables(context, &t);
