@@ -12,221 +12,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "golden_report.h"
-
-/* ---- Tensors of the file ---- */
-
-typedef struct array {
-    void *data; /* aligned copy, free() it; NULL: missing, or of another type */
-    int64_t count, shape[CAVMAE_MAX_DIMS];
-    int32_t dims;
-} array;
-
-static array read_array(golden *g, const char *name, int32_t dtype, size_t item) {
-    array a = {0};
-    cavmae_tensor *tensor;
-    if (!ok(g, cavmae_safetensors_get(g->file, name, &tensor))) return a;
-    if (cavmae_tensor_dtype(tensor) == dtype) {
-        a.count = cavmae_tensor_elements(tensor);
-        a.dims = cavmae_tensor_dims(tensor);
-        memcpy(a.shape, cavmae_tensor_shape(tensor), (size_t)a.dims * sizeof *a.shape);
-        a.data = malloc((size_t)a.count * item + 1);
-        if (!a.data) exit(2);
-        memcpy(a.data, cavmae_tensor_data(tensor), (size_t)a.count * item);
-    } else {
-        failure(g, "%s has an unexpected type", name);
-    }
-    cavmae_tensor_free(tensor);
-    return a;
-}
-
-static array read_floats(golden *g, const char *name) { return read_array(g, name, CAVMAE_FLOAT32, sizeof(float)); }
-
-/* Index in the file, or -1; marks the tensor as compared. */
-static int64_t mark(golden *g, const char *name) {
-    const char *other;
-    for (int64_t i = 0; (other = cavmae_safetensors_name(g->file, i)) != NULL; i++)
-        if (!strcmp(name, other)) {
-            if (i < MOST_TENSORS) g->compared[i] = 1;
-            return i;
-        }
-    return -1;
-}
-
-static int has(golden *g, const char *name) {
-    const char *other;
-    for (int64_t i = 0; (other = cavmae_safetensors_name(g->file, i)) != NULL; i++)
-        if (!strcmp(name, other)) return 1;
-    return 0;
-}
-
-/* The key third of a qkv bias has no gradient in exact arithmetic (softmax does not see it), so rounding alone is left
- * there, and Adam makes a step of it. */
-static void drop_key_third(const char *name, float *got, float *expected, int64_t count) {
-    static const char ending[] = ".attn.qkv.bias";
-    size_t length = strlen(name);
-    if (length < sizeof ending || strcmp(name + length - (sizeof ending - 1), ending) != 0) return;
-    for (int64_t i = count / 3; i < 2 * count / 3; i++) got[i] = expected[i] = 0;
-}
-
-/* Compares got [count] with the file's tensor `name`, in the group `kind part`. */
-static void compare(golden *g, const char *kind, const char *part, const char *name, const float *got, int64_t count) {
-    if (mark(g, name) < 0) {
-        failure(g, "%s was computed, but is not in the file", name);
-        return;
-    }
-    array expected = read_floats(g, name);
-    if (!expected.data) return;
-    if (expected.count != count) {
-        failure(g, "%s has %lld elements, not %lld", name, (long long)count, (long long)expected.count);
-    } else {
-        float *copy = malloc((size_t)count * sizeof *copy + 1);
-        if (!copy) exit(2);
-        memcpy(copy, got, (size_t)count * sizeof *copy);
-        if (!strncmp(kind, "grad", 4) || !strcmp(kind, "parameter"))
-            if (strcmp(kind, "gradhead") != 0) drop_key_third(name, copy, expected.data, count);
-        group *to = group_of(g, kind, part);
-        double error = measured(to->rule->measure, copy, expected.data, count);
-        add_error(to, name, error);
-        if (g->bfloat16 && !strcmp(kind, "grad")) add_error(group_of(g, "grad, median", NULL), name, error);
-        free(copy);
-    }
-    free(expected.data);
-}
-
-static void compare_scalar(golden *g, const char *kind, const char *name, double got) {
-    float value = (float)got;
-    compare(g, kind, NULL, name, &value, 1);
-}
-
-/* ---- Metadata: one JSON object of numbers, words, booleans, arrays of numbers and such objects ---- */
-
-typedef struct member {
-    char key[64], value[128]; /* a word without its quotes; an array with its brackets */
-} member;
-
-/* The next member that is not itself an object; those of inner objects come as if they were the outer's. 1: got one;
- * 0: the end; -1: not such JSON. */
-static int next_member(const char **at, member *out) {
-    const char *p = *at + strspn(*at, " \t\n,{}");
-    if (!*p) return 0;
-    const char *key = p + 1, *key_end = strchr(key, '"');
-    if (*p != '"' || !key_end || (size_t)(key_end - key) >= sizeof out->key) return -1;
-    p = key_end + 1 + strspn(key_end + 1, " \t\n");
-    if (*p++ != ':') return -1;
-    p += strspn(p, " \t\n");
-    if (*p == '{') {
-        *at = p;
-        return next_member(at, out);
-    }
-    const char *value = *p == '"' ? p + 1 : p, *stop = *p == '"' ? "\"" : *p == '[' ? "]" : ",} \t\n";
-    size_t length = strcspn(value, stop);
-    if (!value[length] || length + 1 >= sizeof out->value) return -1;
-    length += *p == '[';
-    memcpy(out->key, key, (size_t)(key_end - key));
-    out->key[key_end - key] = '\0';
-    memcpy(out->value, value, length);
-    out->value[length] = '\0';
-    *at = value + length + (*p == '"');
-    return 1;
-}
-
-static int set(golden *g, const char *key, const char *value) {
-    if (!strcmp(value, "true")) value = "1";
-    if (!strcmp(value, "false")) value = "0";
-    return ok(g, cavmae_config_set(g->config, key, value));
-}
-
-static int apply_config(golden *g, const char *json) {
-    member m;
-    int more;
-    while ((more = next_member(&json, &m)) > 0) {
-        if (!strcmp(m.key, "num_classes")) {
-            if (strcmp(m.value, "0") != 0) failure(g, "num_classes is %s: not a pretraining model", m.value);
-        } else if (!set(g, m.key, m.value)) {
-            return 0;
-        }
-        if (!strcmp(m.key, "embed_dim")) g->base = atoi(m.value) >= 512;
-    }
-    if (more < 0) failure(g, "config is not plain JSON");
-    return g->failures == 0;
-}
-
-static int apply_options(golden *g, const char *json) {
-    static const char *const names[][2] = {{"lr", "lr"},
-                                           {"eps", "adam_eps"},
-                                           {"weight_decay", "weight_decay"},
-                                           {"mae_weight", "mae_weight"},
-                                           {"contrast_weight", "contrast_weight"},
-                                           {"tau", "contrast_temperature"}};
-    member m;
-    int more;
-    while ((more = next_member(&json, &m)) > 0) {
-        size_t i = 0;
-        while (i < sizeof names / sizeof *names && strcmp(names[i][0], m.key) != 0) i++;
-        if (i < sizeof names / sizeof *names) {
-            if (!set(g, names[i][1], m.value)) return 0;
-        } else if (!strcmp(m.key, "betas")) {
-            char first[32], second[32];
-            if (sscanf(m.value, "[%31[^,], %31[^]]]", first, second) != 2)
-                failure(g, "betas are %s", m.value);
-            else if (!set(g, "beta1", first) || !set(g, "beta2", second))
-                return 0;
-        } else if (!strcmp(m.key, "bidirectional")) {
-            if (!set(g, "contrast_direction", strcmp(m.value, "true") ? "v2a" : "both")) return 0;
-        } else if (!strcmp(m.key, "steps")) {
-            g->steps = atoll(m.value);
-        } else if (!strcmp(m.key, "sample_rate")) {
-            g->rate = atoll(m.value);
-        } else if (!strcmp(m.key, "size")) {
-            g->size = atoll(m.value);
-        } else {
-            failure(g, "option %s is unknown", m.key);
-        }
-    }
-    if (more < 0) failure(g, "options are not plain JSON");
-    return g->failures == 0;
-}
-
-/* ---- Parameters from names, as hash_uniform and fill_by_hash of oracle.py ---- */
-
-static uint64_t hash_name(const char *name) { /* FNV-1a */
-    uint64_t h = 0xCBF29CE484222325u;
-    for (; *name; name++) h = (h ^ (unsigned char)*name) * 0x100000001B3u;
-    return h;
-}
-
-static float hash_uniform(uint64_t name, uint64_t i) { /* splitmix64, in [-1, 1) */
-    uint64_t z = name + i + 0x9E3779B97F4A7C15u;
-    z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9u;
-    z = (z ^ (z >> 27)) * 0x94D049BB133111EBu;
-    z ^= z >> 31;
-    return (float)((double)(z >> 40) * 0x1p-23 - 1);
-}
-
-static int fill_by_hash(golden *g, cavmae_model *model) {
-    const char *name;
-    for (int64_t i = 0; (name = cavmae_model_parameter_name(model, i)) != NULL; i++) {
-        if (strstr(name, "pos_embed")) continue;
-        size_t length = strlen(name);
-        int is_norm = strstr(name, "norm") && length >= 6 && !strcmp(name + length - 6, "weight");
-        cavmae_tensor *view;
-        if (!ok(g, cavmae_model_parameter(model, name, &view))) return 0;
-        int64_t count = cavmae_tensor_elements(view);
-        cavmae_tensor_free(view);
-        float *values = malloc((size_t)count * sizeof *values + 1);
-        if (!values) exit(2);
-        uint64_t hash = hash_name(name);
-        for (int64_t k = 0; k < count; k++) {
-            float u = hash_uniform(hash, (uint64_t)k);
-            values[k] = is_norm ? 1 + 0.1f * u : 0.05f * u;
-        }
-        int good = ok(g, cavmae_model_set_parameter(model, name, values, count));
-        free(values);
-        if (!good) return 0;
-    }
-    return 1;
-}
+#include "fill_by_hash.h"
+#include "golden_file.h"
 
 /* ---- Pretraining ---- */
 
@@ -343,14 +130,31 @@ static void compare_parameters(golden *g, cavmae_model *model) {
     }
 }
 
-static void take_steps(golden *g, cavmae_model *model, cavmae_trainer *trainer, const cavmae_batch *batch) {
+/* A step of pretraining or fine-tuning. */
+typedef cavmae_status step_function(cavmae_trainer *, const cavmae_batch *, cavmae_step_result *);
+
+static void compare_first_step(golden *g, const cavmae_step_result *result, cavmae_trainer *trainer) {
+    if (has(g, "expect.logits")) {
+        cavmae_tensor *logits;
+        if (ok(g, cavmae_trainer_output(trainer, CAVMAE_OUT_LOGITS, &logits))) {
+            compare(g, "output", "logits", "expect.logits", cavmae_tensor_data(logits), cavmae_tensor_elements(logits));
+            cavmae_tensor_free(logits);
+        }
+        compare_scalar(g, "loss, step 1", "expect.loss", result->loss);
+        return;
+    }
+    compare_losses(g, result);
+    compare_outputs(g, trainer);
+}
+
+static void take_steps(golden *g, cavmae_model *model, cavmae_trainer *trainer, const cavmae_batch *batch,
+                       step_function *take) {
     for (int64_t step = 1; step <= (g->steps > 0 ? g->steps : 1); step++) {
         cavmae_step_result result = {.struct_size = sizeof result};
         char name[40];
-        if (!ok(g, cavmae_pretrain_step(trainer, batch, &result))) return;
+        if (!ok(g, take(trainer, batch, &result))) return;
         if (step == 1) {
-            compare_losses(g, &result);
-            compare_outputs(g, trainer);
+            compare_first_step(g, &result, trainer);
             compare_gradients(g, model, trainer);
         }
         snprintf(name, sizeof name, "step.%lld.loss", (long long)step);
@@ -377,10 +181,10 @@ static void run_pretrain(golden *g) {
         if ((!alone || set(g, "contrast_weight", "0")) && set_ratio(g, "mask_ratio_a", &mask_a) &&
             set_ratio(g, "mask_ratio_v", &mask_v) &&
             ok(g, cavmae_config_set_i64(g->config, CAVMAE_P_BATCH, batch.count)) &&
-            ok(g, cavmae_model_create(g->config, &model)) && fill_by_hash(g, model) &&
+            ok(g, cavmae_model_create(g->config, &model)) && ok(g, fill_by_hash(model)) &&
             ok(g, cavmae_optimizer_create(model, g->config, &optimizer)) &&
             ok(g, cavmae_trainer_create(model, optimizer, g->config, &trainer)))
-            take_steps(g, model, trainer, &batch);
+            take_steps(g, model, trainer, &batch, cavmae_pretrain_step);
     }
     cavmae_trainer_free(trainer);
     cavmae_optimizer_free(optimizer);
@@ -389,6 +193,47 @@ static void run_pretrain(golden *g) {
     free(image.data);
     free(mask_a.data);
     free(mask_v.data);
+}
+
+/* ---- Fine-tuning ---- */
+
+/* Extraction gives the logits that training sees. */
+static void compare_embedded_logits(golden *g, cavmae_model *model, const cavmae_batch *batch, int64_t classes) {
+    float *logits = calloc((size_t)(batch->count * classes) + 1, sizeof *logits);
+    if (!logits) exit(2);
+    const cavmae_embedding out = {.struct_size = sizeof out, .logits = logits};
+    if (ok(g, cavmae_embed(model, batch, &out)))
+        compare(g, "output", "logits", "expect.logits", logits, batch->count * classes);
+    free(logits);
+}
+
+static void run_finetune(golden *g) {
+    array audio = read_floats(g, "input.audio"), image = read_floats(g, "input.image"),
+          labels = read_floats(g, "input.labels");
+    cavmae_model *model = NULL;
+    cavmae_optimizer *optimizer = NULL;
+    cavmae_trainer *trainer = NULL;
+    if (audio.data && image.data && labels.data) {
+        const cavmae_batch batch = {.struct_size = sizeof batch,
+                                    .count = (int32_t)audio.shape[0],
+                                    .audio = audio.data,
+                                    .image = image.data,
+                                    .labels = labels.data,
+                                    .classes = (int32_t)labels.shape[1]};
+        if (ok(g, cavmae_config_set_i64(g->config, CAVMAE_P_BATCH, batch.count)) &&
+            ok(g, cavmae_model_create(g->config, &model)) && ok(g, fill_by_hash(model))) {
+            compare_embedded_logits(g, model, &batch, labels.shape[1]);
+            if (ok(g, cavmae_optimizer_create(model, g->config, &optimizer)) &&
+                ok(g, cavmae_trainer_create(model, optimizer, g->config, &trainer)))
+                take_steps(g, model, trainer, &batch, cavmae_finetune_step);
+        }
+    }
+    cavmae_trainer_free(trainer);
+    cavmae_optimizer_free(optimizer);
+    cavmae_model_free(model);
+    free(audio.data);
+    free(image.data);
+    free(labels.data);
 }
 
 /* ---- Embedding ---- */
@@ -401,7 +246,7 @@ static void run_features(golden *g) {
     float *outputs[OUTPUTS] = {0};
     int64_t counts[OUTPUTS] = {0};
     cavmae_model *model = NULL;
-    if (audio.data && image.data && ok(g, cavmae_model_create(g->config, &model)) && fill_by_hash(g, model)) {
+    if (audio.data && image.data && ok(g, cavmae_model_create(g->config, &model)) && ok(g, fill_by_hash(model))) {
         for (int i = 0; i < OUTPUTS; i++) {
             if (!has(g, names[i])) continue;
             array expected = read_floats(g, names[i]);
@@ -521,11 +366,8 @@ static void run_case(golden *g, const char *path) {
     static const struct {
         const char *kind;
         void (*run)(golden *);
-    } kinds[] = {{"pretrain", run_pretrain},
-                 {"features", run_features},
-                 {"audio", run_audio},
-                 {"image", run_image},
-                 {"metrics", run_metrics}};
+    } kinds[] = {{"pretrain", run_pretrain}, {"finetune", run_finetune}, {"features", run_features},
+                 {"audio", run_audio},       {"image", run_image},       {"metrics", run_metrics}};
     if (!ok(g, cavmae_safetensors_open(g->context, path, &g->file))) return;
     const char *kind = cavmae_safetensors_metadata(g->file, "kind");
     const char *config = cavmae_safetensors_metadata(g->file, "config"),

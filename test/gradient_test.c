@@ -12,7 +12,8 @@ static double slope(tiny_training *t, const cavmae_batch *batch, const char *nam
         cavmae_step_result r = {.struct_size = sizeof r};
         for (int64_t i = 0; i < count; i++) moved[i] = values[i] + (float)(side ? -step : step) * direction[i];
         CHECK_OK(cavmae_model_set_parameter(t->model, name, moved, count));
-        CHECK_OK(cavmae_pretrain_evaluate(t->trainer, batch, 0, &r));
+        CHECK_OK(batch->labels ? cavmae_finetune_evaluate(t->trainer, batch, &r)
+                               : cavmae_pretrain_evaluate(t->trainer, batch, 0, &r));
         loss[side] = r.loss;
     }
     CHECK_OK(cavmae_model_set_parameter(t->model, name, values, count));
@@ -59,6 +60,28 @@ static void check_parameter(tiny_training *t, const cavmae_batch *batch, const c
     cavmae_tensor_free(tensor);
 }
 
+static void check_parameters(tiny_training *t, const cavmae_batch *batch, double total, int64_t least) {
+    int before = check_passed;
+    const char *name;
+    for (int64_t i = 0; (name = cavmae_model_parameter_name(t->model, i)) != NULL; i++)
+        check_parameter(t, batch, name, total);
+    CHECK(check_passed - before > least);
+}
+
+static void check_head(const char *settings, int64_t least) {
+    static const float labels[3 * 4] = {1, 0, 0.5f, 0, 0, 0.25f, 0.25f, 0.4f, 0, 0, 0, 1};
+    tiny_training t = tiny_train(2, settings);
+    tiny_inputs in = tiny_make(t.config, 0, 3, NULL);
+    cavmae_batch batch = tiny_batch(&in, 3);
+    cavmae_step_result r = {.struct_size = sizeof r};
+    batch.labels = labels;
+    batch.classes = 4;
+    CHECK_OK(cavmae_finetune_step(t.trainer, &batch, &r));
+    check_parameters(&t, &batch, r.grad_norm, least);
+    tiny_release(&in);
+    tiny_train_free(&t);
+}
+
 /* Masks are drawn by a first step, then given. */
 static void check_gradients(const char *settings, const int32_t *frames, int64_t least) {
     tiny_training t = tiny_train(2, settings);
@@ -72,11 +95,7 @@ static void check_gradients(const char *settings, const int32_t *frames, int64_t
     batch.mask_a = cavmae_tensor_data(masks[0]);
     batch.mask_v = cavmae_tensor_data(masks[1]);
     CHECK_OK(cavmae_pretrain_step(t.trainer, &batch, &r));
-    int before = check_passed;
-    const char *name;
-    for (int64_t i = 0; (name = cavmae_model_parameter_name(t.model, i)) != NULL; i++)
-        check_parameter(&t, &batch, name, r.grad_norm);
-    CHECK(check_passed - before > least);
+    check_parameters(&t, &batch, r.grad_norm, least);
     for (int m = 0; m < 2; m++) cavmae_tensor_free(masks[m]);
     tiny_release(&in);
     tiny_train_free(&t);
@@ -95,5 +114,9 @@ int main(void) {
         SMALLEST
         " lr=0 mask_domain=joint mask_ratio_a=0.7 contrast_weight=0 mae_weight=2 modality_depth=0 joint_depth=2",
         NULL, 400);
+    check_head(SMALLEST " lr=0 classes=4 head=linear head_input=sum trainable_pos=1", 200);
+    check_head(SMALLEST " lr=0 classes=4 head_input=concat loss=ce recompute=1", 200);
+    check_head(SMALLEST " lr=0 classes=4 modalities=v joint_depth=2 loss=ce", 100);
+    check_head(SMALLEST " lr=0 classes=4 mode=missingaudioonly joint_depth=2", 100);
     return check_summary("gradient");
 }

@@ -197,7 +197,7 @@ static void test_evaluate(void) {
     CHECK_STATUS(cavmae_pretrain_step(evaluates, &batch, NULL), CAVMAE_E_STATE);
     cavmae_tensor *tensor;
     CHECK_STATUS(cavmae_trainer_output(evaluates, 0, &tensor), CAVMAE_E_ARG);
-    CHECK_STATUS(cavmae_trainer_output(evaluates, 7, &tensor), CAVMAE_E_ARG);
+    CHECK_STATUS(cavmae_trainer_output(evaluates, 9, &tensor), CAVMAE_E_ARG);
     CHECK_STATUS(cavmae_trainer_gradient(evaluates, "norm.bias", &tensor), CAVMAE_E_NOT_FOUND);
     cavmae_trainer_free(evaluates);
 

@@ -155,6 +155,31 @@ typedef struct cavmae__segment_mean {
     float *dx;       /* backward */
 } cavmae__segment_mean;
 
+/* What a head sees of a clip: sums of its pooled streams. For each of `parts` side by side,
+ * y[r, part] = sum over s of weight[part, r, s] * x[s][r / repeat[s]]; backward (every repeat 1):
+ * dx[s][r] = sum over parts of weight[part, r, s] * dy[r, part]. */
+typedef struct cavmae__mix {
+    int64_t rows;
+    int32_t width, parts;
+    const float *weight; /* [parts, rows, 3] */
+    const float *x[3];   /* [rows / repeat, width]; NULL: left out */
+    int32_t repeat[3];
+    float *y;        /* [rows, parts * width] */
+    const float *dy; /* backward: like y */
+    float *dx[3];    /* backward: [rows, width]; NULL: not wanted */
+} cavmae__mix;
+
+/* torch.nn.BCEWithLogitsLoss (mean over rows and classes) or torch.nn.CrossEntropyLoss on soft targets (mean over rows).
+ * accuracy: share of rows whose largest logit is at their largest label (the first of equals). */
+typedef struct cavmae__class_loss {
+    int64_t rows;
+    int32_t classes, kind;        /* 0 BCE, 1 cross-entropy */
+    const float *logits, *labels; /* [rows, classes] */
+    float *dlogits;               /* [rows, classes] or NULL */
+    double *loss, *accuracy;      /* [1] */
+    void *workspace;
+} cavmae__class_loss;
+
 /* Masked reconstruction, paper eq. 9 with the mean over a patch's pixels as in the reference: loss = sum over
  * removed tokens of mean((pred - target)^2) / removed; target = patch in the order (row, column, channel),
  * normalised by its mean and unbiased variance + 1e-6 when norm_pix. dpred = weight * dloss/dpred. */
@@ -262,6 +287,9 @@ typedef struct cavmae__backend_ops {
     cavmae_status (*combine)(cavmae__backend *, const cavmae__combine *);
     cavmae_status (*segment_mean)(cavmae__backend *, const cavmae__segment_mean *);
     cavmae_status (*segment_mean_grad)(cavmae__backend *, const cavmae__segment_mean *);
+    cavmae_status (*mix)(cavmae__backend *, const cavmae__mix *);
+    cavmae_status (*mix_grad)(cavmae__backend *, const cavmae__mix *);
+    cavmae_status (*class_loss)(cavmae__backend *, const cavmae__class_loss *);
     cavmae_status (*mae_loss)(cavmae__backend *, const cavmae__mae_loss *);
     cavmae_status (*contrastive)(cavmae__backend *, const cavmae__contrastive *);
     cavmae_status (*draw_masks)(cavmae__backend *, const cavmae__draw_masks *);

@@ -93,6 +93,7 @@ void cavmae__log(cavmae_context *context, int32_t level, const char *format, ...
     va_start(arguments, format);
     vsnprintf(text, sizeof text, format, arguments);
     va_end(arguments);
+    cavmae__no_controls(text);
     context->options.log(context->options.log_user, level, text);
 }
 

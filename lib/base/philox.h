@@ -14,7 +14,13 @@ enum {
     CAVMAE__PURPOSE_FRAME = 5,   /* step = epoch, sample = index in the manifest, as below */
     CAVMAE__PURPOSE_NOISE = 6,
     CAVMAE__PURPOSE_ROLL = 7,
-    CAVMAE__PURPOSE_MASK_JOINT = 8 /* masks over the concatenation of audio and visual tokens */
+    CAVMAE__PURPOSE_MODALITY = 9,   /* which modality a clip is shown without; as MASK_A */
+    CAVMAE__PURPOSE_MASK_JOINT = 8, /* masks over the concatenation of audio and visual tokens */
+    CAVMAE__PURPOSE_MIXUP = 20,     /* step = epoch, sample = the draw's number, as the three from FRAME on */
+    CAVMAE__PURPOSE_MIXUP_LAMBDA = 21,
+    CAVMAE__PURPOSE_SPECAUG = 22,
+    CAVMAE__PURPOSE_BALANCE = 23, /* step = epoch, sample = 0 */
+    CAVMAE__PURPOSE_PAIRS = 24    /* step = 0, sample = 0 */
 };
 
 typedef struct cavmae__philox {

@@ -8,12 +8,18 @@ enum { TEXT_SIZE = 512 };
 
 static _Thread_local char error_text[TEXT_SIZE];
 
+void cavmae__no_controls(char *message) {
+    for (char *at = message; *at; at++)
+        if ((unsigned char)*at < ' ' || *at == 0x7F) *at = '?';
+}
+
 cavmae_status cavmae__fail(cavmae_status code, const char *format, ...) {
     char text[TEXT_SIZE]; /* apart, because the arguments may point into error_text */
     va_list arguments;
     va_start(arguments, format);
     vsnprintf(text, sizeof text, format, arguments);
     va_end(arguments);
+    cavmae__no_controls(text);
     memcpy(error_text, text, sizeof text);
     return code;
 }

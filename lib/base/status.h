@@ -5,7 +5,10 @@
 
 #include "cavmae.h"
 
-/* Sets this thread's error text (printf rules; cut at 511 bytes) and returns `code`. */
+/* Control characters in a message become '?': names out of files must not rewrite the terminal of who prints it. */
+void cavmae__no_controls(char *message);
+
+/* Sets this thread's error text (printf rules; cut at 511 bytes; no control characters) and returns `code`. */
 cavmae_status cavmae__fail(cavmae_status code, const char *format, ...) __attribute__((format(printf, 2, 3)));
 
 /* Puts "prefix: " before the current error text: for naming the file or step where a callee only knew the tensor. */

@@ -7,7 +7,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "json.h"
 #include "number.h"
 #include "record.h"
 
@@ -54,6 +53,10 @@ static const key keys[] = {
     WORD(CAVMAE_P_MODALITIES, modalities, "av", "av|a|v"),
     WORD(CAVMAE_P_DTYPE, dtype, "float32", "float32|bfloat16"),
     I64(CAVMAE_P_SEED, seed, "0", 0, 9e15),
+    I64(CAVMAE_P_CLASSES, classes, "0", 0, 1 << 20),
+    I64(CAVMAE_P_DECODER, decoder, "1", 0, 1),
+    WORD(CAVMAE_P_HEAD, head, "norm_linear", "norm_linear|linear"),
+    WORD(CAVMAE_P_HEAD_INPUT, head_input, "joint", "joint|sum|concat"),
 
     I64(CAVMAE_P_SAMPLE_RATE, sample_rate, "16000", 1000, 384000),
     WORD(CAVMAE_P_AUDIO_CHANNEL, audio_channel, "first", "first|mean"),
@@ -77,6 +80,10 @@ static const key keys[] = {
     WORD(CAVMAE_P_MASK_MODE_V, mask_mode_v, "unstructured", MASK_MODES),
     WORD(CAVMAE_P_MASK_DOMAIN, mask_domain, "modality", "modality|joint"),
 
+    WORD(CAVMAE_P_LOSS, loss, "bce", "bce|ce"),
+    WORD(CAVMAE_P_MODE, mode, "multimodal", "multimodal|audioonly|videoonly|missingaudioonly|missingvideoonly"),
+    F64(CAVMAE_P_MODALITY_DROPOUT, modality_dropout, "0", 0, 1),
+
     WORD(CAVMAE_P_OPTIMIZER, optimizer, "adam", "adam|adamw"),
     F64(CAVMAE_P_LR, lr, "5e-5", 0, 1e3),
     F64(CAVMAE_P_BETA1, beta1, "0.95", 0, 0.9999999),
@@ -92,16 +99,30 @@ static const key keys[] = {
     I64(CAVMAE_P_WARMUP_STEPS, warmup_steps, "0", 0, 9e15),
     I64(CAVMAE_P_TOTAL_STEPS, total_steps, "0", 0, 9e15),
     F64(CAVMAE_P_MIN_LR, min_lr, "0", 0, 1e3),
+    I64(CAVMAE_P_MILESTONE_UNIT, milestone_unit, "1", 1, 9e15),
+    F64(CAVMAE_P_HEAD_LR_FACTOR, head_lr_factor, "1", 0, 1e6),
+    I64(CAVMAE_P_FREEZE_BASE, freeze_base, "0", 0, 1),
+    I64(CAVMAE_P_EPOCHS, epochs, "25", 1, 1 << 20),
+    I64(CAVMAE_P_AVERAGE_FROM, average_from, "0", 0, 1 << 20),
 
     I64(CAVMAE_P_BATCH, batch, "48", 1, 1 << 20),
     I64(CAVMAE_P_SHUFFLE, shuffle, "1", 0, 1),
     I64(CAVMAE_P_DROP_LAST, drop_last, "1", 0, 1),
     I64(CAVMAE_P_NOISE, noise, "0", 0, 1),
     I64(CAVMAE_P_ROLL, roll, "0", 0, 1),
-    I64(CAVMAE_P_FRAME, frame, "-1", -2, 1 << 16),
+    I64(CAVMAE_P_FRAME, frame, "-1", -3, 1 << 16),
     WORD(CAVMAE_P_BROKEN, broken, "error", "error|skip"),
     I64(CAVMAE_P_LOADER_THREADS, loader_threads, "2", 1, 256),
     I64(CAVMAE_P_QUEUE, queue, "4", 1, 1024),
+    F64(CAVMAE_P_MIXUP, mixup, "0", 0, 1),
+    F64(CAVMAE_P_MIXUP_ALPHA, mixup_alpha, "10", 1e-3, 1e6),
+    I64(CAVMAE_P_FREQ_MASK, freq_mask, "0", 0, 1 << 12),
+    I64(CAVMAE_P_TIME_MASK, time_mask, "0", 0, 1 << 20),
+    WORD(CAVMAE_P_SPECAUG_FILL, specaug_fill, "zero", "zero|mean"),
+    F64(CAVMAE_P_LABEL_SMOOTHING, label_smoothing, "0", 0, 0.999),
+    WORD(CAVMAE_P_SMOOTHING_FORM, smoothing_form, "reference", "reference|normalised"),
+    I64(CAVMAE_P_BALANCED, balanced, "0", 0, 1),
+    I64(CAVMAE_P_SHUFFLE_PAIRS, shuffle_pairs, "0", 0, 1),
 };
 
 enum { KEY_COUNT = sizeof keys / sizeof keys[0] };
@@ -240,6 +261,8 @@ cavmae_status cavmae_config_get_str(const cavmae_config *config, int32_t number,
     return CAVMAE_OK;
 }
 
+int cavmae__config_key_count(void) { return KEY_COUNT; }
+
 cavmae_status cavmae_config_key_info(int32_t index, cavmae_key_info *out) {
     if (index < 0 || index >= KEY_COUNT)
         return cavmae__fail(CAVMAE_E_NOT_FOUND, "config: there are %d keys, no index %d", KEY_COUNT, index);
@@ -254,26 +277,14 @@ cavmae_status cavmae_config_key_info(int32_t index, cavmae_key_info *out) {
     return cavmae__record_out(out, &info, sizeof info);
 }
 
-static cavmae_status set_pairs(cavmae_config *config, const char *const (*pairs)[2], size_t count) {
-    for (size_t i = 0; i < count; i++) CAVMAE__TRY(cavmae_config_set(config, pairs[i][0], pairs[i][1]));
-    return CAVMAE_OK;
-}
-
 cavmae_status cavmae_config_create(cavmae_context *context, const char *preset, cavmae_config **out) {
-    static const char *const tiny[][2] = {{"image_size", "64"},  {"audio_frames", "128"}, {"embed_dim", "32"},
-                                          {"num_heads", "4"},    {"modality_depth", "3"}, {"joint_depth", "1"},
-                                          {"decoder_dim", "16"}, {"decoder_heads", "4"},  {"decoder_depth", "2"},
-                                          {"batch", "4"}};
     if (!context || !out) return cavmae__fail(CAVMAE_E_ARG, "config: context or out is NULL");
-    int is_tiny = preset && strcmp(preset, "tiny") == 0;
-    if (preset && !is_tiny && strcmp(preset, "base") != 0)
-        return cavmae__fail(CAVMAE_E_NOT_FOUND, "config: no preset is called '%s'; there are base and tiny", preset);
     cavmae_config *config;
     CAVMAE__TRY(CAVMAE__NEW(context, &config, 1));
     config->context = cavmae__context_ref(context);
     cavmae_status status = CAVMAE_OK;
     for (int i = 0; i < KEY_COUNT && status == CAVMAE_OK; i++) status = set_text(config, i, keys[i].preset);
-    if (status == CAVMAE_OK && is_tiny) status = set_pairs(config, tiny, sizeof tiny / sizeof tiny[0]);
+    if (status == CAVMAE_OK && preset && strcmp(preset, "base") != 0) status = cavmae_config_apply(config, preset);
     if (status != CAVMAE_OK) {
         cavmae_config_free(config);
         return status;
@@ -337,6 +348,9 @@ static cavmae_status fill_options(const cavmae_config *config, cavmae__options *
             memcpy(field, &v[i].integer, sizeof(int64_t));
     }
     o->dtype = o->dtype ? CAVMAE_BFLOAT16 : CAVMAE_FLOAT32;
+    o->mode += CAVMAE_MODE_MULTIMODAL;
+    if (o->modalities != CAVMAE__MODALITIES_AV && o->mode == CAVMAE_MODE_MULTIMODAL) /* all that there is */
+        o->mode = o->modalities == CAVMAE__MODALITIES_A ? CAVMAE_MODE_AUDIO_ONLY : CAVMAE_MODE_VIDEO_ONLY;
     o->audio = (cavmae__audio_contract){.sample_rate = (int32_t)o->sample_rate,
                                         .channel = (int32_t)o->audio_channel,
                                         .resampler = (int32_t)o->resampler,
@@ -360,10 +374,11 @@ static cavmae_status fill_options(const cavmae_config *config, cavmae__options *
     }
     CAVMAE__TRY(read_list(config, CAVMAE_P_MILESTONES, 0, CAVMAE__MAX_MILESTONES, list, &o->milestone_count));
     for (int64_t i = 0; i < o->milestone_count; i++) {
-        o->milestones[i] = (int64_t)list[i];
-        if (list[i] < 0 || list[i] > 9e15 || (double)o->milestones[i] != list[i] || (i && list[i] <= list[i - 1]))
+        if (list[i] < 0 || list[i] * (double)o->milestone_unit > 9e15 || list[i] != floor(list[i]) ||
+            (i && list[i] <= list[i - 1]))
             return cavmae__fail(CAVMAE_E_ARG, "config: milestones: '%s' are not rising update numbers",
                                 v[find_number(CAVMAE_P_MILESTONES)].text);
+        o->milestones[i] = (int64_t)list[i] * o->milestone_unit;
     }
     return CAVMAE_OK;
 }
@@ -383,7 +398,24 @@ static cavmae_status check_kept(const char *name, int64_t tokens, double ratio) 
     return CAVMAE_OK;
 }
 
+/* What the head sees must be there. */
+static cavmae_status check_head(const cavmae__options *o) {
+    static const int64_t only[] = {0, CAVMAE_MODE_AUDIO_ONLY, CAVMAE_MODE_VIDEO_ONLY};
+    if (o->modalities != CAVMAE__MODALITIES_AV && o->mode != only[o->modalities])
+        return cavmae__fail(CAVMAE_E_ARG, "config: mode is of another modality than modalities");
+    if (o->modalities != CAVMAE__MODALITIES_AV && o->head_input != CAVMAE__INPUT_JOINT)
+        return cavmae__fail(CAVMAE_E_ARG, "config: head_input sum and concat need modalities av");
+    if (o->head_input != CAVMAE__INPUT_JOINT && o->mode >= CAVMAE_MODE_MISSING_AUDIO_ONLY)
+        return cavmae__fail(CAVMAE_E_ARG, "config: the modes for a missing modality need head_input joint");
+    if (o->modality_dropout > 0 && o->mode != CAVMAE_MODE_MULTIMODAL)
+        return cavmae__fail(CAVMAE_E_ARG, "config: modality_dropout needs mode multimodal");
+    if (o->freeze_base && !o->classes)
+        return cavmae__fail(CAVMAE_E_ARG, "config: freeze_base leaves nothing to train without classes");
+    return CAVMAE_OK;
+}
+
 static cavmae_status check_options(const cavmae__options *o) {
+    CAVMAE__TRY(check_head(o));
     CAVMAE__TRY(check_multiple("image_size", o->image_size, "patch_size", o->patch_size));
     CAVMAE__TRY(check_multiple("audio_frames", o->audio_frames, "patch_size", o->patch_size));
     CAVMAE__TRY(check_multiple("mel_bins", o->mel_bins, "patch_size", o->patch_size));
@@ -393,6 +425,9 @@ static cavmae_status check_options(const cavmae__options *o) {
     CAVMAE__TRY(check_multiple("decoder_dim", o->decoder_dim, "a 2-D sine-cosine table's", 4));
     if ((double)o->embed_dim * o->mlp_ratio < 1 || (double)o->decoder_dim * o->mlp_ratio < 1)
         return cavmae__fail(CAVMAE_E_SHAPE, "config: mlp_ratio %g leaves no hidden unit", o->mlp_ratio);
+    if (o->schedule == CAVMAE__COSINE && o->total_steps <= o->warmup_steps)
+        return cavmae__fail(CAVMAE_E_ARG, "config: schedule cosine needs total_steps above warmup_steps");
+    if (o->classes) return CAVMAE_OK; /* no masks */
     int64_t grid = o->image_size / o->patch_size;
     int64_t visual = grid * grid, audio = (o->mel_bins / o->patch_size) * (o->audio_frames / o->patch_size);
     if (o->mask_domain == CAVMAE__MASK_DOMAIN_JOINT) {
@@ -407,8 +442,6 @@ static cavmae_status check_options(const cavmae__options *o) {
         if (o->modalities != CAVMAE__MODALITIES_V) CAVMAE__TRY(check_kept("mask_ratio_a", audio, o->mask_ratio_a));
         if (o->modalities != CAVMAE__MODALITIES_A) CAVMAE__TRY(check_kept("mask_ratio_v", visual, o->mask_ratio_v));
     }
-    if (o->schedule == CAVMAE__COSINE && o->total_steps <= o->warmup_steps)
-        return cavmae__fail(CAVMAE_E_ARG, "config: schedule cosine needs total_steps above warmup_steps");
     return CAVMAE_OK;
 }
 
@@ -424,91 +457,4 @@ cavmae_status cavmae__config_options(const cavmae_config *config, cavmae__option
 cavmae_status cavmae_config_check(const cavmae_config *config) {
     cavmae__options options;
     return cavmae__config_options(config, &options);
-}
-
-/* Free text as a JSON string; values are checked to be numbers and words, so only free text needs escapes. */
-static size_t write_json_string(char *out, const char *text) {
-    size_t n = 0;
-    out[n++] = '"';
-    for (; *text; text++) {
-        unsigned char c = (unsigned char)*text;
-        if (c == '"' || c == '\\') out[n++] = '\\';
-        if (c < 0x20)
-            n += (size_t)snprintf(out + n, 8, "\\u%04x", c);
-        else
-            out[n++] = (char)c;
-    }
-    out[n++] = '"';
-    return n;
-}
-
-cavmae_status cavmae__config_to_json(const cavmae_config *config, char **json) {
-    char *text = cavmae__alloc(config->context, (size_t)KEY_COUNT * (6 * TEXT_SIZE + 64));
-    if (!text) return CAVMAE_E_NOMEM;
-    size_t n = 0;
-    for (int i = 0; i < KEY_COUNT; i++) {
-        char number[32];
-        n += (size_t)snprintf(text + n, 64, "%s\"%s\": ", i ? ", " : "{", keys[i].name);
-        if (keys[i].type == CAVMAE_TYPE_STR) {
-            n += write_json_string(text + n, config->values[i].text);
-            continue;
-        }
-        cavmae__format_f64(number, config->values[i].number); /* integers below 2^53 come out whole */
-        n += (size_t)snprintf(text + n, sizeof number, "%s", number);
-    }
-    memcpy(text + n, "}", 2);
-    *json = text;
-    return CAVMAE_OK;
-}
-
-/* The next value of the object as text, whatever its kind. */
-static cavmae_status read_json_value(cavmae__json *json, char *out, size_t size) {
-    if (cavmae__json_peek(json) == CAVMAE__JSON_STRING) {
-        cavmae__json_string string;
-        CAVMAE__TRY(cavmae__json_string_value(json, &string));
-        if (string.length >= size)
-            return cavmae__fail(CAVMAE_E_FORMAT, "%s: a value of %zu characters is too long", json->file,
-                                string.length);
-        size_t length;
-        return cavmae__json_unescape(json, &string, out, &length);
-    }
-    const char *start = json->at;
-    CAVMAE__TRY(cavmae__json_skip(json));
-    while (start < json->at && strchr(" \t\r\n", *start)) start++;
-    size_t length = (size_t)(json->at - start);
-    if (length >= size)
-        return cavmae__fail(CAVMAE_E_FORMAT, "%s: a value of %zu characters is too long", json->file, length);
-    memcpy(out, start, length);
-    out[length] = 0;
-    return CAVMAE_OK;
-}
-
-cavmae_status cavmae__config_from_json(cavmae_context *context, const char *text, cavmae_config **out) {
-    cavmae_config *config;
-    cavmae_status status = CAVMAE_OK;
-    CAVMAE__TRY(cavmae_config_create(context, NULL, &config));
-    cavmae__json json;
-    cavmae__json_open(&json, text, strlen(text), "configuration");
-    CAVMAE__TRY_OUT(cavmae__json_enter(&json, CAVMAE__JSON_OBJECT));
-    for (;;) {
-        cavmae__json_string name;
-        int more;
-        char buffer[TEXT_SIZE];
-        CAVMAE__TRY_OUT(cavmae__json_next(&json, CAVMAE__JSON_OBJECT, &name, &more));
-        if (!more) break;
-        int i = find_name(name.text, name.length);
-        if (i < 0) {
-            status = cavmae__fail(CAVMAE_E_UNSUPPORTED, "configuration: key '%.*s' is unknown to this version",
-                                  (int)(name.length > 99 ? 99 : name.length), name.text);
-            goto out;
-        }
-        CAVMAE__TRY_OUT(read_json_value(&json, buffer, sizeof buffer));
-        CAVMAE__TRY_OUT(set_text(config, i, buffer));
-    }
-    CAVMAE__TRY_OUT(cavmae__json_end(&json));
-    *out = config;
-    return CAVMAE_OK;
-out:
-    cavmae_config_free(config);
-    return status;
 }

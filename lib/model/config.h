@@ -14,6 +14,11 @@ enum { CAVMAE__MASK_DOMAIN_MODALITY, CAVMAE__MASK_DOMAIN_JOINT };
 enum { CAVMAE__ADAM, CAVMAE__ADAMW };
 enum { CAVMAE__MULTISTEP, CAVMAE__COSINE };
 enum { CAVMAE__BROKEN_ERROR, CAVMAE__BROKEN_SKIP };
+enum { CAVMAE__HEAD_NORM_LINEAR, CAVMAE__HEAD_LINEAR };
+enum { CAVMAE__INPUT_JOINT, CAVMAE__INPUT_SUM, CAVMAE__INPUT_CONCAT };
+enum { CAVMAE__LOSS_BCE, CAVMAE__LOSS_CE };
+enum { CAVMAE__FILL_ZERO, CAVMAE__FILL_MEAN };
+enum { CAVMAE__SMOOTHING_REFERENCE, CAVMAE__SMOOTHING_NORMALISED };
 
 /* Field names are the keys' names; words are the enums above, in the order the header lists them. */
 typedef struct cavmae__options {
@@ -22,6 +27,7 @@ typedef struct cavmae__options {
     int64_t modality_depth, joint_depth, decoder_dim, decoder_heads, decoder_depth;
     double mlp_ratio, layer_norm_eps;
     int64_t trainable_pos, modalities, dtype /* CAVMAE_FLOAT32 or CAVMAE_BFLOAT16 */, seed;
+    int64_t classes, decoder, head, head_input;
     /* input contract */
     int64_t sample_rate, audio_channel, resampler, audio_length;
     double audio_mean, audio_std;
@@ -33,22 +39,48 @@ typedef struct cavmae__options {
     int64_t contrast_direction, norm_pix_loss;
     double mask_ratio_a, mask_ratio_v;
     int64_t mask_mode_a, mask_mode_v, mask_domain;
+    int64_t loss, mode /* CAVMAE_MODE_* */;
+    double modality_dropout;
     /* training */
     int64_t optimizer;
     double lr, beta1, beta2, adam_eps, weight_decay, clip_norm;
     int64_t accumulate, recompute, schedule;
-    int64_t milestone_count, milestones[CAVMAE__MAX_MILESTONES];
+    int64_t milestone_count, milestones[CAVMAE__MAX_MILESTONES]; /* in updates */
     double gamma;
     int64_t warmup_steps, total_steps;
     double min_lr;
+    int64_t milestone_unit;
+    double head_lr_factor;
+    int64_t freeze_base, epochs, average_from;
     /* data */
     int64_t batch, shuffle, drop_last, noise, roll, frame, broken, loader_threads, queue;
+    double mixup, mixup_alpha;
+    int64_t freq_mask, time_mask, specaug_fill;
+    double label_smoothing;
+    int64_t smoothing_form, balanced, shuffle_pairs;
 } cavmae__options;
 
 /* Checks the whole config (as cavmae_config_check) and fills the struct. */
 cavmae_status cavmae__config_options(const cavmae_config *config, cavmae__options *out);
 
+/* Whether a model has modality m: 0 sound, 1 pictures. */
+static inline int cavmae__has_modality(const cavmae__options *o, int m) {
+    return o->modalities == CAVMAE__MODALITIES_AV || o->modalities == (m ? CAVMAE__MODALITIES_V : CAVMAE__MODALITIES_A);
+}
+
+/* Whether a mode (CAVMAE_MODE_*) looks at modality m. */
+static inline int cavmae__mode_uses(int64_t mode, int m) {
+    return mode == CAVMAE_MODE_MULTIMODAL ||
+           (m ? mode == CAVMAE_MODE_VIDEO_ONLY || mode == CAVMAE_MODE_MISSING_VIDEO_ONLY
+              : mode == CAVMAE_MODE_AUDIO_ONLY || mode == CAVMAE_MODE_MISSING_AUDIO_ONLY);
+}
+
+/* A head takes the decoder's place. */
+static inline int cavmae__has_decoder(const cavmae__options *o) { return o->decoder && !o->classes; }
+
 cavmae_context *cavmae__config_context(const cavmae_config *config);
+
+int cavmae__config_key_count(void);
 
 /* The config as one JSON object of name: value, all keys, and back (unknown names are an error that names them).
  * *json is the context's memory, the caller's to free. */

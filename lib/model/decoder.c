@@ -86,7 +86,7 @@ cavmae_status cavmae__network_decode(cavmae__network *n, const int64_t removed[2
         const float *x = modality_rows(n->predictor_in, n->rows.token_rows[0], stack.width, m);
         CAVMAE__TRY(cavmae__apply_linear(pass, pass->list->decoder_pred[m], n->rows.token_rows[m], x, CAVMAE_FLOAT32,
                                          NULL, n->predicted[m], CAVMAE_FLOAT32, NULL));
-        CAVMAE__TRY(reconstruction_loss(n, m, removed[m], weight, norm_pix));
+        if (removed[m]) CAVMAE__TRY(reconstruction_loss(n, m, removed[m], weight, norm_pix));
     }
     return CAVMAE_OK;
 }

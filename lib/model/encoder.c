@@ -83,23 +83,21 @@ cavmae_status cavmae__network_encode(cavmae__network *n) {
                               CAVMAE_FLOAT32, n->joint_mean, n->joint_rstd);
 }
 
-/* Mean pooling of the single streams' tokens, which follow those of both in the joint rows. */
+/* Mean pooling; a stream's segments are parts of the joint rows. */
 static cavmae_status pool(cavmae__network *n, int backward, float *joint) {
     const cavmae__backend_ops *ops = n->pass.backend->ops;
-    int64_t width = n->model->options.embed_dim, row = n->rows.stream_rows[0];
-    for (int m = 0; m < 2; m++) {
-        if (!n->pooled[m]) continue;
-        cavmae__segment_mean mean = {.width = (int32_t)width, .segments = n->rows.visible[m]};
+    for (int s = 0; s < 3; s++) {
+        if (!n->rows.stream_rows[s] || !(n->extent.pool & 1 << s)) continue;
+        cavmae__segment_mean mean = {.width = (int32_t)n->model->options.embed_dim, .segments = n->rows.stream[s]};
         if (backward) {
-            mean.dy = n->d_pooled[m];
-            mean.dx = joint + row * width;
+            mean.dy = n->d_pooled[s];
+            mean.dx = joint;
             CAVMAE__TRY(ops->segment_mean_grad(n->pass.backend, &mean));
         } else {
-            mean.x = joint + row * width;
-            mean.y = n->pooled[m];
+            mean.x = joint;
+            mean.y = n->pooled[s];
             CAVMAE__TRY(ops->segment_mean(n->pass.backend, &mean));
         }
-        row += n->rows.stream_rows[1 + m];
     }
     return CAVMAE_OK;
 }

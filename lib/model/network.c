@@ -32,6 +32,23 @@ static void layout_shared(cavmae__arena *device, const cavmae__pass *pass, const
     cavmae__layer_keep(&decoder, pass, decoder_rows, o->decoder_dim, o->decoder_heads, &shared[1]);
 }
 
+static void layout_head(cavmae__network *n, const cavmae__options *o, cavmae__arena *device, cavmae__arena *host) {
+    const cavmae__extent *e = &n->extent;
+    int64_t rows = (int64_t)e->clips * e->pictures, width = cavmae__head_width(o);
+    if (!e->head) return;
+    CAVMAE__TAKE(device, n->mix, 3 * rows * (width / o->embed_dim));
+    CAVMAE__TAKE(host, n->mix_host, 3 * rows * (width / o->embed_dim));
+    CAVMAE__TAKE(device, n->features, rows * width);
+    if (e->head == CAVMAE__FEATURES) return;
+    CAVMAE__TAKE(device, n->features_normed, rows * width);
+    CAVMAE__TAKE(device, n->head_mean, rows);
+    CAVMAE__TAKE(device, n->head_rstd, rows);
+    CAVMAE__TAKE(device, n->logits, rows * o->classes);
+    if (!e->head_backward) return;
+    CAVMAE__TAKE(device, n->d_logits, rows * o->classes);
+    CAVMAE__TAKE(device, n->d_normed_row, rows * width);
+}
+
 static void layout(cavmae__network *n, const cavmae__options *o, cavmae__arena *device, cavmae__arena *host) {
     const cavmae__extent *e = &n->extent;
     const cavmae__pass *pass = &n->pass;
@@ -43,7 +60,6 @@ static void layout(cavmae__network *n, const cavmae__options *o, cavmae__arena *
     int64_t patch = o->patch_size * o->patch_size, channels[2] = {1, o->image_channels}, D = o->embed_dim,
             Dd = o->decoder_dim;
     int64_t rows = largest(largest(e->visible[0], e->visible[1]), joint);
-    const int pooled[2] = {e->pool && (e->streams & CAVMAE__STREAM_A), e->pool && (e->streams & CAVMAE__STREAM_V)};
 
     cavmae__rows_layout(&n->rows, e, device, host);
     if (e->backward) {
@@ -60,10 +76,11 @@ static void layout(cavmae__network *n, const cavmae__options *o, cavmae__arena *
     CAVMAE__TAKE(device, n->encoded, encoder * D);
     CAVMAE__TAKE(device, n->joint, joint * D);
     CAVMAE__TAKE(device, n->joint_normed, joint * D);
-    for (int m = 0; m < 2; m++) {
-        if (pooled[m]) CAVMAE__TAKE(device, n->pooled[m], e->clips * D);
+    for (int s = 0; s < 3; s++)
+        if (e->pool & 1 << s) CAVMAE__TAKE(device, n->pooled[s], cavmae__stream_units(e, s) * D);
+    for (int m = 0; m < 2; m++)
         if (e->decode) CAVMAE__TAKE(device, n->predicted[m], e->tokens[m] * patch * channels[m]);
-    }
+    layout_head(n, o, device, host);
     if (e->longest[0] > (o->mel_bins / o->patch_size) * (o->audio_frames / o->patch_size))
         CAVMAE__TAKE(device, n->longer_positions, e->longest[0] * D);
     if (e->decode) {
@@ -78,10 +95,10 @@ static void layout(cavmae__network *n, const cavmae__options *o, cavmae__arena *
         CAVMAE__TAKE(device, n->joint_rstd, joint);
         CAVMAE__TAKE(device, n->decoded_mean, decoder);
         CAVMAE__TAKE(device, n->decoded_rstd, decoder);
-        for (int m = 0; m < 2; m++) {
+        for (int m = 0; m < 2; m++)
             if (e->decode) CAVMAE__TAKE(device, n->d_predicted[m], e->tokens[m] * patch * channels[m]);
-            if (pooled[m]) CAVMAE__TAKE(device, n->d_pooled[m], e->clips * D);
-        }
+        for (int s = 0; s < 3; s++)
+            if (e->pool & 1 << s) CAVMAE__TAKE(device, n->d_pooled[s], e->clips * D);
         for (int i = 0; i < 2; i++)
             CAVMAE__TAKE(device, n->gradient[i], largest(largest(encoder, joint) * D, decoder * Dd));
     }
@@ -107,17 +124,18 @@ static cavmae__limits find_limits(const cavmae__options *o, const cavmae__extent
             decoder_hidden = cavmae__hidden(o->decoder_dim, o->mlp_ratio);
     int64_t patch = o->patch_size * o->patch_size * o->image_channels;
     int64_t tokens = e->tokens[0] + e->tokens[1];
-    cavmae__limits limits = {
-        .rows = largest(cavmae__joint_rows(e), largest(e->visible[0] + e->visible[1], e->decode ? tokens : 0)),
-        .width = (int32_t)largest(largest(hidden, 3 * o->embed_dim),
-                                  largest(largest(decoder_hidden, 3 * o->decoder_dim), patch)),
-        .weight = weight,
-        .heads = (int32_t)largest(o->num_heads, o->decoder_heads),
-        .longest = e->longest[0] + e->longest[1],
-        .head_dim = (int32_t)largest(o->embed_dim / o->num_heads, o->decoder_dim / o->decoder_heads),
-        .clips = e->clips,
-        .tokens = e->longest[0] + e->longest[1],
-        .backward = e->backward};
+    cavmae__limits limits = {.rows = largest(largest(cavmae__joint_rows(e), (int64_t)e->clips * e->pictures),
+                                             largest(e->visible[0] + e->visible[1], e->decode ? tokens : 0)),
+                             .width = (int32_t)largest(largest(largest(hidden, 3 * o->embed_dim), o->classes),
+                                                       largest(largest(decoder_hidden, 3 * o->decoder_dim), patch)),
+                             .weight = weight,
+                             .heads = (int32_t)largest(o->num_heads, o->decoder_heads),
+                             .longest = e->longest[0] + e->longest[1],
+                             .head_dim =
+                                 (int32_t)largest(o->embed_dim / o->num_heads, o->decoder_dim / o->decoder_heads),
+                             .clips = e->clips * e->pictures,
+                             .tokens = e->longest[0] + e->longest[1],
+                             .backward = e->backward || e->head_backward};
     return limits;
 }
 

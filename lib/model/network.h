@@ -5,7 +5,18 @@
 
 #include "rows.h"
 
-enum { CAVMAE__LOSS_MAE_A, CAVMAE__LOSS_MAE_V, CAVMAE__LOSS_C, CAVMAE__ACCURACY, CAVMAE__SUM_SQUARES, CAVMAE__SCALARS };
+enum {
+    CAVMAE__LOSS_MAE_A,
+    CAVMAE__LOSS_MAE_V,
+    CAVMAE__LOSS_C,
+    CAVMAE__LOSS_CLASS,
+    CAVMAE__ACCURACY,
+    CAVMAE__SUM_SQUARES,
+    CAVMAE__SCALARS
+};
+
+/* What training shows of a clip. */
+enum { CAVMAE__SHOW_BOTH, CAVMAE__SHOW_AUDIO, CAVMAE__SHOW_VISUAL };
 
 typedef struct cavmae__network {
     cavmae_model *model;
@@ -24,7 +35,7 @@ typedef struct cavmae__network {
     float *joint;        /* [joint, D] the joint layers' output; without backward their input too */
     float *joint_normed; /* [joint, D] */
     float *joint_mean, *joint_rstd;
-    float *pooled[2];        /* [clips, D] of the single streams */
+    float *pooled[3];        /* [segments of the stream, D] */
     float *longer_positions; /* [rows * columns, D] a table for clips longer than the model's */
     float *decoder_in;       /* [encoder, D] the decoded stream in the encoder's order */
     float *decoder_embedded; /* [encoder, Dd] */
@@ -33,9 +44,15 @@ typedef struct cavmae__network {
     float *decoded_mean, *decoded_rstd;
     float *predictor_in; /* [tokens, Dd] */
     float *predicted[2]; /* [tokens of m, p * p * C] */
-    float *d_predicted[2], *d_pooled[2];
-    float *gradient[2]; /* two buffers as large as any residual stream, for going back */
-    double *scalars;    /* [CAVMAE__SCALARS] */
+    float *d_predicted[2], *d_pooled[3];
+    /* The head's; its rows are clips or, with several pictures, pictures. */
+    int64_t head_rows;
+    float *mix, *mix_host;                   /* [parts, rows, 3] weights of the pooled streams */
+    float *features, *features_normed;       /* [rows, head's width] */
+    float *head_mean, *head_rstd;            /* [rows] */
+    float *logits, *d_logits, *d_normed_row; /* [rows, classes]; [rows, head's width] */
+    float *gradient[2];                      /* two buffers as large as any residual stream, for going back */
+    double *scalars;                         /* [CAVMAE__SCALARS] */
 } cavmae__network;
 
 /* Sizes of what a network takes, without a model or a device; `workspace` is asked of the backend. */
@@ -51,10 +68,17 @@ cavmae_status cavmae__network_batch(cavmae__network *network, const cavmae__batc
 
 /* Visible patches -> encoders -> joint encoder -> its norms. joint_normed holds the wanted streams. */
 cavmae_status cavmae__network_encode(cavmae__network *network);
+/* Means of the streams in extent.pool. */
 cavmae_status cavmae__network_pool(cavmae__network *network);
 /* Predictions and reconstruction losses; removed[m]: masked tokens of each modality. Scalars get the losses. */
 cavmae_status cavmae__network_decode(cavmae__network *network, const int64_t removed[2], double weight,
                                      int32_t norm_pix);
+/* The head, on the last batch's pooled streams: features as mode (CAVMAE_MODE_*) and head_input say; shown [clips]:
+ * CAVMAE__SHOW_* of each clip in mode multimodal, NULL: both. */
+cavmae_status cavmae__network_features(cavmae__network *network, int32_t mode, const uint8_t *shown);
+cavmae_status cavmae__network_logits(cavmae__network *network);
+/* Gradients of the head from d_logits; and of the pooled streams, where the encoders have a backward pass. */
+cavmae_status cavmae__head_backward(cavmae__network *network);
 /* The encoders' part of backward, from d_normed, the gradient of joint_normed where it was decoded. */
 cavmae_status cavmae__encoder_backward(cavmae__network *network, float *d_normed, float *spare);
 /* All gradients, from d_predicted and d_pooled to the patch embeddings. */

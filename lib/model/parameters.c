@@ -82,30 +82,39 @@ static int64_t add_layers(builder *b, const char *name, int64_t depth, int64_t w
     for (int m = 0; m < 2; m++)                                                                                        \
         if (has[m])
 
+static void forget_indices(cavmae__parameters *list) {
+    for (int m = 0; m < 2; m++)
+        list->modality[m] = list->positions[m] = list->patch_embed[m] = list->layers[m] = list->decoder_modality[m] =
+            list->decoder_positions[m] = list->decoder_pred[m] = list->norm[1 + m] = -1;
+    list->mask_token = list->decoder_embed = list->decoder_layers = list->decoder_norm = -1;
+    list->head_norm = list->head = -1;
+}
+
 static void walk(builder *b) {
     static const char suffix[] = "av";
     const cavmae__options *o = b->options;
     cavmae__parameters *list = b->list;
     const int has[2] = {o->modalities != CAVMAE__MODALITIES_V, o->modalities != CAVMAE__MODALITIES_A};
+    const int decoder = cavmae__has_decoder(o);
     const int64_t rows[2] = {o->mel_bins / o->patch_size, o->image_size / o->patch_size};
     const int64_t columns[2] = {o->audio_frames / o->patch_size, o->image_size / o->patch_size};
     const int64_t channels[2] = {1, o->image_channels}, patch = o->patch_size * o->patch_size;
     char name[32];
 #define NAMED(format, m) (snprintf(name, sizeof name, format, suffix[m]), name)
 
-    for (int m = 0; m < 2; m++)
-        list->modality[m] = list->positions[m] = list->patch_embed[m] = list->layers[m] = list->decoder_modality[m] =
-            list->decoder_positions[m] = list->decoder_pred[m] = list->norm[1 + m] = -1;
-
+    forget_indices(list);
     FOR_MODALITIES(m) list->modality[m] = add(b, NAMED("modality_%c", m), CAVMAE__INIT_TOKEN, 3, 1, 1, o->embed_dim, 0);
     FOR_MODALITIES(m)
     list->positions[m] = add_positions(b, NAMED("pos_embed_%c", m), o->embed_dim, rows[m], columns[m]);
-    list->mask_token = add(b, "mask_token", CAVMAE__INIT_TOKEN, 3, 1, 1, o->decoder_dim, 0);
-    FOR_MODALITIES(m)
-    list->decoder_modality[m] = add(b, NAMED("decoder_modality_%c", m), CAVMAE__INIT_TOKEN, 3, 1, 1, o->decoder_dim, 0);
-    FOR_MODALITIES(m)
-    list->decoder_positions[m] =
-        add_positions(b, NAMED("decoder_pos_embed_%c", m), o->decoder_dim, rows[m], columns[m]);
+    if (decoder) {
+        list->mask_token = add(b, "mask_token", CAVMAE__INIT_TOKEN, 3, 1, 1, o->decoder_dim, 0);
+        FOR_MODALITIES(m)
+        list->decoder_modality[m] =
+            add(b, NAMED("decoder_modality_%c", m), CAVMAE__INIT_TOKEN, 3, 1, 1, o->decoder_dim, 0);
+        FOR_MODALITIES(m)
+        list->decoder_positions[m] =
+            add_positions(b, NAMED("decoder_pos_embed_%c", m), o->decoder_dim, rows[m], columns[m]);
+    }
     FOR_MODALITIES(m) {
         list->patch_embed[m] = add(b, NAMED("patch_embed_%c.proj.weight", m), CAVMAE__INIT_MATRIX, 4, o->embed_dim,
                                    channels[m], o->patch_size, o->patch_size);
@@ -115,11 +124,17 @@ static void walk(builder *b) {
     list->joint_layers = add_layers(b, "blocks_u", o->joint_depth, o->embed_dim);
     FOR_MODALITIES(m) list->norm[1 + m] = add_norm(b, NAMED("norm_%c", m), o->embed_dim);
     list->norm[0] = add_norm(b, "norm", o->embed_dim);
-    list->decoder_embed = add_linear(b, "decoder_embed", o->embed_dim, o->decoder_dim);
-    list->decoder_layers = add_layers(b, "decoder_blocks", o->decoder_depth, o->decoder_dim);
-    list->decoder_norm = add_norm(b, "decoder_norm", o->decoder_dim);
-    FOR_MODALITIES(m)
-    list->decoder_pred[m] = add_linear(b, NAMED("decoder_pred_%c", m), o->decoder_dim, patch * channels[m]);
+    if (decoder) {
+        list->decoder_embed = add_linear(b, "decoder_embed", o->embed_dim, o->decoder_dim);
+        list->decoder_layers = add_layers(b, "decoder_blocks", o->decoder_depth, o->decoder_dim);
+        list->decoder_norm = add_norm(b, "decoder_norm", o->decoder_dim);
+        FOR_MODALITIES(m)
+        list->decoder_pred[m] = add_linear(b, NAMED("decoder_pred_%c", m), o->decoder_dim, patch * channels[m]);
+    }
+    if (!o->classes) return;
+    if (o->head == CAVMAE__HEAD_NORM_LINEAR) list->head_norm = add_norm(b, "mlp_head.0", cavmae__head_width(o));
+    list->head = add_linear(b, o->head == CAVMAE__HEAD_NORM_LINEAR ? "mlp_head.1" : "mlp_head", cavmae__head_width(o),
+                            o->classes);
 }
 
 cavmae_status cavmae__parameters_create(cavmae_context *context, const cavmae__options *options,

@@ -32,7 +32,7 @@ enum {
 /* Width of a layer's hidden units, truncated as Python's int() does. */
 static inline int64_t cavmae__hidden(int64_t width, double mlp_ratio) { return (int64_t)((double)width * mlp_ratio); }
 
-/* Indices of parameters; -1 where a single-modality model lacks them. [2]: audio, visual. Of a pair of weight and bias
+/* Indices of parameters; -1 where a model of one modality, without decoder or without head, lacks them. [2]: audio, visual. Of a pair of weight and bias
  * the weight; the bias follows it. */
 typedef struct cavmae__parameters {
     cavmae__parameter *items;
@@ -41,7 +41,13 @@ typedef struct cavmae__parameters {
     int64_t modality[2], positions[2], patch_embed[2], layers[2], joint_layers, norm[3] /* by stream */;
     int64_t mask_token, decoder_modality[2], decoder_positions[2], decoder_embed, decoder_layers, decoder_norm,
         decoder_pred[2];
+    int64_t head_norm, head;
 } cavmae__parameters;
+
+/* Width of what the head sees. */
+static inline int64_t cavmae__head_width(const cavmae__options *o) {
+    return o->head_input == CAVMAE__INPUT_CONCAT ? 2 * o->embed_dim : o->embed_dim;
+}
 
 cavmae_status cavmae__parameters_create(cavmae_context *context, const cavmae__options *options,
                                         cavmae__parameters *out);

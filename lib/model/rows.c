@@ -10,17 +10,18 @@ static void layout_starts(cavmae__starts *starts, int64_t segments, cavmae__aren
 }
 
 void cavmae__rows_layout(cavmae__rows *rows, const cavmae__extent *extent, cavmae__arena *device, cavmae__arena *host) {
-    int64_t clips = extent->clips, encoder = extent->visible[0] + extent->visible[1],
-            tokens = extent->tokens[0] + extent->tokens[1];
+    int64_t encoder = extent->visible[0] + extent->visible[1], tokens = extent->tokens[0] + extent->tokens[1];
     int64_t joint = cavmae__joint_rows(extent);
+    int64_t segments = 0;
+    for (int s = 0; s < 3; s++) segments += cavmae__stream_units(extent, s);
     for (int m = 0; m < 2; m++) {
-        int64_t visible = extent->visible[m], all = extent->tokens[m];
-        layout_starts(&rows->tokens_at[m], clips, device, host);
-        layout_starts(&rows->visible_at[m], clips, device, host);
-        CAVMAE__TAKE(host, rows->columns_host[m], clips);
-        CAVMAE__TAKE(host, rows->offset_host[m], clips);
-        CAVMAE__TAKE(device, rows->columns[m], clips);
-        CAVMAE__TAKE(device, rows->offset[m], clips);
+        int64_t visible = extent->visible[m], all = extent->tokens[m], units = cavmae__units(extent, m);
+        layout_starts(&rows->tokens_at[m], units, device, host);
+        layout_starts(&rows->visible_at[m], units, device, host);
+        CAVMAE__TAKE(host, rows->columns_host[m], units);
+        CAVMAE__TAKE(host, rows->offset_host[m], units);
+        CAVMAE__TAKE(device, rows->columns[m], units);
+        CAVMAE__TAKE(device, rows->offset[m], units);
         CAVMAE__TAKE(device, rows->visible_clip[m], visible);
         CAVMAE__TAKE(device, rows->visible_token[m], visible);
         CAVMAE__TAKE(device, rows->visible_position[m], visible);
@@ -34,11 +35,12 @@ void cavmae__rows_layout(cavmae__rows *rows, const cavmae__extent *extent, cavma
         CAVMAE__TAKE(device, rows->token_row[m], all);
         CAVMAE__TAKE(device, rows->token_removed[m], all);
     }
-    layout_starts(&rows->joint_at, 3 * clips, device, host);
+    layout_starts(&rows->joint_at, segments, device, host);
     CAVMAE__TAKE(device, rows->joint_source, joint);
-    for (int i = 0; i < 2; i++) CAVMAE__TAKE(device, rows->joint_back[i], encoder);
+    for (int i = 0; i < 2; i++)
+        if (extent->backward || extent->decode) CAVMAE__TAKE(device, rows->joint_back[i], encoder);
     if (extent->decode) {
-        layout_starts(&rows->decoder_at, clips, device, host);
+        layout_starts(&rows->decoder_at, extent->clips, device, host);
         CAVMAE__TAKE(device, rows->decoder_row, tokens);
         CAVMAE__TAKE(device, rows->decoder_token, tokens);
     }
@@ -63,9 +65,10 @@ static cavmae_status finish_segments(const cavmae__pass *pass, const cavmae__sta
 static cavmae_status fill_modality(cavmae__rows *rows, int m, const cavmae__pass *pass,
                                    const cavmae__batch_rows *batch) {
     int64_t offset = 0;
+    int32_t units = m == CAVMAE__VISUAL ? batch->clips * batch->pictures : batch->clips;
     int32_t *tokens = rows->tokens_at[m].host, *visible = rows->visible_at[m].host;
     tokens[0] = visible[0] = 0;
-    for (int32_t i = 0; i < batch->clips; i++) {
+    for (int32_t i = 0; i < units; i++) {
         int32_t columns = batch->columns[m] ? batch->columns[m][i] : 0, all = columns * batch->grid_rows[m];
         rows->columns_host[m][i] = columns;
         rows->offset_host[m][i] = offset;
@@ -73,23 +76,22 @@ static cavmae_status fill_modality(cavmae__rows *rows, int m, const cavmae__pass
         tokens[i + 1] = tokens[i] + all;
         visible[i + 1] = visible[i] + (batch->visible[m] ? batch->visible[m][i] : all);
     }
-    rows->token_rows[m] = tokens[batch->clips];
-    rows->visible_rows[m] = visible[batch->clips];
+    rows->token_rows[m] = tokens[units];
+    rows->visible_rows[m] = visible[units];
     rows->table_columns[m] = batch->table_columns[m];
-    CAVMAE__TRY(finish_segments(pass, &rows->tokens_at[m], batch->clips, &rows->tokens[m]));
-    CAVMAE__TRY(finish_segments(pass, &rows->visible_at[m], batch->clips, &rows->visible[m]));
+    CAVMAE__TRY(finish_segments(pass, &rows->tokens_at[m], units, &rows->tokens[m]));
+    CAVMAE__TRY(finish_segments(pass, &rows->visible_at[m], units, &rows->visible[m]));
     rows->encoder_streams[m] = (cavmae__streams){.rows = rows->visible_rows[m],
                                                  .groups = 1,
                                                  .group_rows = {rows->visible_rows[m]},
                                                  .segments = rows->visible[m]};
-    CAVMAE__TRY(upload(pass, rows->columns[m], rows->columns_host[m], (size_t)batch->clips * sizeof(int32_t)));
-    return upload(pass, rows->offset[m], rows->offset_host[m], (size_t)batch->clips * sizeof(int64_t));
+    CAVMAE__TRY(upload(pass, rows->columns[m], rows->columns_host[m], (size_t)units * sizeof(int32_t)));
+    return upload(pass, rows->offset[m], rows->offset_host[m], (size_t)units * sizeof(int64_t));
 }
 
 /* The joint encoder's streams, and which encoder row each joint row is a copy of. */
 static cavmae_status fill_joint(cavmae__rows *rows, const cavmae__extent *extent, const cavmae__pass *pass,
-                                int32_t clips) {
-    static const int32_t bits[3] = {CAVMAE__STREAM_BOTH, CAVMAE__STREAM_A, CAVMAE__STREAM_V};
+                                const cavmae__batch_rows *batch) {
     int32_t *source = rows->staging, *start = rows->joint_at.host, segment = 0, row = 0;
     cavmae__streams *streams = &rows->joint_streams;
     const int32_t *visible[2] = {rows->visible_at[0].host, rows->visible_at[1].host};
@@ -98,12 +100,17 @@ static cavmae_status fill_joint(cavmae__rows *rows, const cavmae__extent *extent
     start[0] = 0;
     for (int s = 0; s < 3; s++) {
         rows->stream_rows[s] = 0;
-        if (!(extent->streams & bits[s])) continue;
-        int32_t before = row;
-        for (int32_t i = 0; i < clips; i++) {
-            for (int m = 0; m < 2; m++)
-                for (int32_t r = visible[m][i]; (s == 0 || s == 1 + m) && r < visible[m][i + 1]; r++)
+        rows->stream[s].count = 0;
+        if (!(extent->streams & 1 << s)) continue;
+        int32_t before = row, units = s == 1 ? batch->clips : batch->clips * batch->pictures;
+        rows->stream[s] =
+            (cavmae__segments){.count = units, .start_host = start + segment, .start = rows->joint_at.device + segment};
+        for (int32_t i = 0; i < units; i++) {
+            for (int m = 0; m < 2; m++) {
+                int32_t unit = s == 0 && m == CAVMAE__AUDIO ? i / batch->pictures : i;
+                for (int32_t r = visible[m][unit]; (s == 0 || s == 1 + m) && r < visible[m][unit + 1]; r++)
                     source[row++] = first[m] + r;
+            }
             start[++segment] = row;
         }
         rows->stream_rows[s] = row - before;
@@ -115,6 +122,7 @@ static cavmae_status fill_joint(cavmae__rows *rows, const cavmae__extent *extent
     CAVMAE__TRY(upload(pass, rows->joint_source, source, (size_t)row * sizeof *source));
     CAVMAE__TRY(finish_segments(pass, &rows->joint_at, segment, &rows->joint));
     streams->segments = rows->joint;
+    for (int s = 0; s < 3; s++) rows->stream[s].longest = rows->joint.longest;
     return CAVMAE_OK;
 }
 
@@ -167,8 +175,8 @@ cavmae_status cavmae__rows_fill(cavmae__rows *rows, const cavmae__extent *extent
     for (int m = 0; m < 2; m++) CAVMAE__TRY(fill_modality(rows, m, pass, batch));
     rows->encoder_rows = rows->visible_rows[0] + rows->visible_rows[1];
     rows->decoder_rows = rows->token_rows[0] + rows->token_rows[1];
-    CAVMAE__TRY(fill_joint(rows, extent, pass, batch->clips));
-    CAVMAE__TRY(fill_joint_back(rows, extent, pass, batch->clips));
+    CAVMAE__TRY(fill_joint(rows, extent, pass, batch));
+    if (extent->backward || extent->decode) CAVMAE__TRY(fill_joint_back(rows, extent, pass, batch->clips));
     return extent->decode ? fill_decoder(rows, pass, batch->clips) : CAVMAE_OK;
 }
 

@@ -3,6 +3,8 @@
 #include <math.h>
 #include <string.h>
 
+static const char head_prefix[] = "mlp_head.";
+
 cavmae_optimizer *cavmae__optimizer_ref(cavmae_optimizer *optimizer) {
     atomic_fetch_add(&optimizer->references, 1);
     return optimizer;
@@ -39,7 +41,11 @@ cavmae_status cavmae_optimizer_create(cavmae_model *model, const cavmae_config *
     optimizer->model = cavmae__model_ref(model);
     optimizer->options = options;
     CAVMAE__TRY_OUT(CAVMAE__NEW(model->context, &optimizer->groups, model->list.count));
-    for (int64_t i = 0; i < model->list.count; i++) optimizer->groups[i] = (cavmae__group){1, options.weight_decay};
+    for (int64_t i = 0; i < model->list.count; i++) {
+        int head = strncmp(model->list.items[i].name, head_prefix, sizeof head_prefix - 1) == 0;
+        double factor = head ? options.head_lr_factor : options.freeze_base ? 0 : 1;
+        optimizer->groups[i] = (cavmae__group){factor, options.weight_decay};
+    }
     CAVMAE__TRY_OUT(allocate_moments(model->backend, size, &optimizer->m));
     CAVMAE__TRY_OUT(allocate_moments(model->backend, size, &optimizer->v));
     *out = optimizer;

@@ -5,10 +5,6 @@
 #include "philox.h"
 #include "trainer.h"
 
-static int has_modality(const cavmae__options *o, int m) {
-    return o->modalities == CAVMAE__MODALITIES_AV || o->modalities == (m ? CAVMAE__MODALITIES_V : CAVMAE__MODALITIES_A);
-}
-
 cavmae_status cavmae__trainer_check(cavmae_trainer *trainer, const cavmae_batch *batch) {
     static const char *const names[] = {"audio", "image"};
     const cavmae__options *o = &trainer->options;
@@ -16,17 +12,22 @@ cavmae_status cavmae__trainer_check(cavmae_trainer *trainer, const cavmae_batch 
     if (batch->count < 1 || batch->count > o->batch)
         return cavmae__fail(CAVMAE_E_SHAPE, "batch: %d clips; the trainer takes 1 to %lld (key batch)", batch->count,
                             (long long)o->batch);
+    if (batch->frames > 1)
+        return cavmae__fail(CAVMAE_E_ARG, "batch: %d frames of each clip; training takes one", batch->frames);
+    const int uses[2] = {cavmae__trainer_uses(o, 0) && !batch->features,
+                         cavmae__trainer_uses(o, 1) && !batch->features};
     for (int m = 0; m < 2; m++)
-        if (has_modality(o, m) && !inputs[m])
-            return cavmae__fail(CAVMAE_E_ARG, "batch: %s is NULL, and the model has that modality", names[m]);
+        if (uses[m] && !inputs[m])
+            return cavmae__fail(CAVMAE_E_ARG, "batch: %s is NULL, and %s that modality", names[m],
+                                o->classes ? "the mode uses" : "the model has");
     for (int32_t i = 0; i < batch->count; i++) {
         int64_t frames = batch->audio_frames ? batch->audio_frames[i] : o->audio_frames;
-        if (has_modality(o, 0) && (frames < o->patch_size || frames > o->audio_frames || frames % o->patch_size))
+        if (uses[0] && (frames < o->patch_size || frames > o->audio_frames || frames % o->patch_size))
             return cavmae__fail(CAVMAE_E_SHAPE,
                                 "batch: clip %d has %lld frames; a multiple of %lld up to %lld is needed", i,
                                 (long long)frames, (long long)o->patch_size, (long long)o->audio_frames);
-        trainer->columns[0][i] = has_modality(o, 0) ? (int32_t)(frames / o->patch_size) : 0;
-        trainer->columns[1][i] = has_modality(o, 1) ? (int32_t)(o->image_size / o->patch_size) : 0;
+        trainer->columns[0][i] = uses[0] ? (int32_t)(frames / o->patch_size) : 0;
+        trainer->columns[1][i] = uses[1] ? (int32_t)(o->image_size / o->patch_size) : 0;
     }
     return CAVMAE_OK;
 }
@@ -143,12 +144,14 @@ static cavmae_status prepare_counts(cavmae_trainer *trainer, const cavmae_batch 
     return CAVMAE_OK;
 }
 
-static cavmae_status check_counts(const cavmae_trainer *trainer, int32_t clips, const int64_t removed[2]) {
+static cavmae_status check_counts(const cavmae_trainer *trainer, int32_t clips, const int64_t removed[2],
+                                  int backward) {
     static const char *const names[] = {"audio", "visual"};
     const cavmae__options *o = &trainer->options;
     for (int m = 0; m < 2; m++) {
-        if (!has_modality(o, m)) continue;
-        if (o->mae_weight > 0 && removed[m] == 0)
+        if (!cavmae__has_modality(o, m)) continue;
+        /* an evaluation may complete one modality from the whole of the other */
+        if (o->mae_weight > 0 && removed[m] == 0 && (backward || removed[!m] == 0))
             return cavmae__fail(CAVMAE_E_ARG,
                                 "batch: no %s token is masked, so there is nothing to reconstruct (mask_ratio_%c)",
                                 names[m], names[m][0]);
@@ -192,18 +195,37 @@ static cavmae_status put_masks(cavmae_trainer *trainer, const cavmae_batch *batc
     return CAVMAE_OK;
 }
 
-static cavmae_status put_inputs(cavmae_trainer *trainer, const cavmae_batch *batch) {
+cavmae_status cavmae__trainer_put_inputs(cavmae_trainer *trainer, const cavmae_batch *batch) {
     const cavmae__options *o = &trainer->options;
     cavmae__backend *backend = trainer->model->backend;
     const float *host[2] = {batch->audio, batch->image};
     int64_t elements[2] = {trainer->network->rows.token_rows[0] * o->patch_size * o->patch_size,
                            batch->count * o->image_channels * o->image_size * o->image_size};
     for (int m = 0; m < 2; m++) {
-        if (!has_modality(o, m)) continue;
+        if (!elements[m] || !cavmae__trainer_uses(o, m)) continue;
         CAVMAE__TRY(backend->ops->upload(backend, trainer->input[m], host[m], (size_t)elements[m] * sizeof(float)));
         trainer->network->source[m].data = trainer->input[m];
     }
     return CAVMAE_OK;
+}
+
+cavmae_status cavmae__trainer_put_rows(cavmae_trainer *trainer, const cavmae_batch *batch,
+                                       const int32_t *const visible[2], int backward) {
+    const cavmae__options *o = &trainer->options;
+    cavmae__network *n = trainer->network;
+    n->pass.gradients = backward ? trainer->gradients : NULL;
+    n->pass.has_gradient = trainer->has_gradient;
+    n->pass.accumulate = trainer->accumulated > 0;
+    cavmae__batch_rows rows = {.clips = batch->count, .pictures = 1};
+    for (int m = 0; m < 2; m++) {
+        rows.columns[m] = trainer->columns[m];
+        rows.visible[m] = visible[m];
+        rows.grid_rows[m] = grid_rows(o, m);
+        rows.table_columns[m] = (int32_t)((m ? o->image_size : o->audio_frames) / o->patch_size);
+    }
+    rows.clip_stride[0] = o->patch_size * o->mel_bins;
+    rows.clip_stride[1] = o->image_channels * o->image_size * o->patch_size;
+    return cavmae__network_batch(n, &rows);
 }
 
 static cavmae_status contrast(cavmae_trainer *trainer, int32_t clips) {
@@ -214,10 +236,10 @@ static cavmae_status contrast(cavmae_trainer *trainer, int32_t clips) {
                                       .direction = (int32_t)o->contrast_direction,
                                       .temperature = o->contrast_temperature,
                                       .weight = o->contrast_weight,
-                                      .a = n->pooled[0],
-                                      .v = n->pooled[1],
-                                      .da = n->pass.gradients ? n->d_pooled[0] : NULL,
-                                      .dv = n->pass.gradients ? n->d_pooled[1] : NULL,
+                                      .a = n->pooled[1],
+                                      .v = n->pooled[2],
+                                      .da = n->pass.gradients ? n->d_pooled[1] : NULL,
+                                      .dv = n->pass.gradients ? n->d_pooled[2] : NULL,
                                       .loss = n->scalars + CAVMAE__LOSS_C,
                                       .accuracy = n->scalars + CAVMAE__ACCURACY,
                                       .workspace = n->pass.workspace};
@@ -231,24 +253,12 @@ cavmae_status cavmae__trainer_run(cavmae_trainer *trainer, const cavmae_batch *b
     int64_t removed[2];
     trainer->count = 0; /* no outputs until all went well */
     CAVMAE__TRY(prepare_counts(trainer, batch, draw, removed));
-    CAVMAE__TRY(check_counts(trainer, batch->count, removed));
+    CAVMAE__TRY(check_counts(trainer, batch->count, removed, backward));
     CAVMAE__TRY(reserve(trainer, batch->count));
     cavmae__network *n = trainer->network;
-    n->pass.gradients = backward ? trainer->gradients : NULL;
-    n->pass.has_gradient = trainer->has_gradient;
-    n->pass.accumulate = trainer->accumulated > 0;
-
-    cavmae__batch_rows rows = {.clips = batch->count};
-    for (int m = 0; m < 2; m++) {
-        rows.columns[m] = trainer->columns[m];
-        rows.visible[m] = trainer->kept[m];
-        rows.grid_rows[m] = grid_rows(o, m);
-        rows.table_columns[m] = (int32_t)((m ? o->image_size : o->audio_frames) / o->patch_size);
-    }
-    rows.clip_stride[0] = o->patch_size * o->mel_bins;
-    rows.clip_stride[1] = o->image_channels * o->image_size * o->patch_size;
-    CAVMAE__TRY(cavmae__network_batch(n, &rows));
-    CAVMAE__TRY(put_inputs(trainer, batch));
+    const int32_t *const kept[2] = {trainer->kept[0], trainer->kept[1]};
+    CAVMAE__TRY(cavmae__trainer_put_rows(trainer, batch, kept, backward));
+    CAVMAE__TRY(cavmae__trainer_put_inputs(trainer, batch));
     CAVMAE__TRY(put_masks(trainer, batch, draw));
     CAVMAE__TRY(cavmae__rows_index(&n->rows, &n->extent, &n->pass, 1));
 

@@ -23,6 +23,8 @@ void cavmae_trainer_free(cavmae_trainer *trainer) {
     }
     cavmae__free(context, trainer->has_gradient);
     cavmae__free(context, trainer->mask_host);
+    cavmae__free(context, trainer->shown);
+    if (trainer->labels) model->backend->ops->free(model->backend, trainer->labels);
     cavmae_optimizer_free(trainer->optimizer);
     cavmae_model_free(model);
     cavmae__free(context, trainer);
@@ -41,6 +43,15 @@ cavmae_status cavmae__trainer_reserve(cavmae_trainer *trainer, const cavmae__ext
     return CAVMAE_OK;
 }
 
+/* Room for a head's batches of features alone; the extent stays that of whole batches. */
+static cavmae_status reserve_head(cavmae_trainer *trainer) {
+    cavmae__extent extent = {.clips = trainer->extent.clips,
+                             .pictures = 1,
+                             .head = trainer->extent.head,
+                             .head_backward = trainer->extent.head_backward};
+    return cavmae__network_create(trainer->model, &extent, 0, &trainer->network);
+}
+
 /* Model keys must be the model's own; a trainer's config may differ in objective, training and data only. */
 static cavmae_status check_same_model(const cavmae__options *model, const cavmae__options *config) {
     static const struct {
@@ -51,7 +62,8 @@ static cavmae_status check_same_model(const cavmae__options *model, const cavmae
         FIELD(image_size),    FIELD(image_channels), FIELD(audio_frames),   FIELD(mel_bins),       FIELD(patch_size),
         FIELD(embed_dim),     FIELD(num_heads),      FIELD(modality_depth), FIELD(joint_depth),    FIELD(decoder_dim),
         FIELD(decoder_heads), FIELD(decoder_depth),  FIELD(mlp_ratio),      FIELD(layer_norm_eps), FIELD(trainable_pos),
-        FIELD(modalities),    FIELD(dtype),
+        FIELD(modalities),    FIELD(dtype),          FIELD(classes),        FIELD(decoder),        FIELD(head),
+        FIELD(head_input),
 #undef FIELD
     };
     for (size_t i = 0; i < sizeof fields / sizeof fields[0]; i++)
@@ -76,7 +88,12 @@ static cavmae_status allocate(cavmae_trainer *t) {
     }
     CAVMAE__TRY(CAVMAE__NEW(context, &t->has_gradient, t->model->list.count));
     memset(t->has_gradient, 0, (size_t)t->model->list.count);
-    if (o->mask_domain == CAVMAE__MASK_DOMAIN_JOINT)
+    if (o->classes) {
+        CAVMAE__TRY(backend->ops->alloc(backend, (size_t)(o->batch * o->classes) * sizeof(float), &memory));
+        t->labels = memory;
+    }
+    if (o->modality_dropout > 0) CAVMAE__TRY(CAVMAE__NEW(context, &t->shown, o->batch));
+    if (!o->classes && o->mask_domain == CAVMAE__MASK_DOMAIN_JOINT)
         CAVMAE__TRY(CAVMAE__NEW(context, &t->mask_host, 2 * (t->extent.tokens[0] + t->extent.tokens[1])));
     if (!t->optimizer) return CAVMAE_OK;
     size_t size = (size_t)t->model->list.flat_elements * sizeof(float);
@@ -95,7 +112,9 @@ cavmae_status cavmae_trainer_create(cavmae_model *model, cavmae_optimizer *optim
     cavmae__extent extent;
     CAVMAE__TRY(cavmae__config_options(config, &options));
     CAVMAE__TRY(check_same_model(&model->options, &options));
-    CAVMAE__TRY(cavmae__pretrain_extent(&options, (int32_t)options.batch, optimizer != NULL, &extent));
+    CAVMAE__TRY(options.classes
+                    ? cavmae__finetune_extent(&options, (int32_t)options.batch, optimizer != NULL, &extent)
+                    : cavmae__pretrain_extent(&options, (int32_t)options.batch, optimizer != NULL, &extent));
     cavmae_trainer *trainer = cavmae__alloc_zero(model->context, sizeof *trainer);
     if (!trainer) return CAVMAE_E_NOMEM;
     cavmae_status status = CAVMAE_OK;
@@ -104,7 +123,8 @@ cavmae_status cavmae_trainer_create(cavmae_model *model, cavmae_optimizer *optim
     trainer->options = options;
     trainer->extent = extent;
     CAVMAE__TRY_OUT(allocate(trainer));
-    CAVMAE__TRY_OUT(cavmae__trainer_reserve(trainer, &extent));
+    /* A probe on features never needs the encoders' buffers: they wait for the first batch. */
+    if (!options.freeze_base) CAVMAE__TRY_OUT(cavmae__trainer_reserve(trainer, &extent));
     *out = trainer;
     return CAVMAE_OK;
 out:
@@ -131,7 +151,7 @@ static cavmae_status explain_not_finite(cavmae_trainer *t, const char *what, dou
     long long step = (long long)t->step + 1;
     int finite = 1;
     int64_t count[2] = {t->network->rows.token_rows[0] * o->patch_size * o->patch_size,
-                        t->network->rows.tokens[1].count * o->image_channels * o->image_size * o->image_size};
+                        t->network->rows.token_rows[1] * o->patch_size * o->patch_size * o->image_channels};
     for (int m = 0; m < 2; m++) {
         if (!t->input[m]) continue;
         CAVMAE__TRY(is_finite(t, t->input[m], count[m], &finite));
@@ -165,19 +185,25 @@ static cavmae_step_result make_result(const cavmae_trainer *t, const double scal
     r.loss_mae = o->mae_weight * (r.loss_mae_a + r.loss_mae_v);
     r.loss_c = o->contrast_weight * scalars[CAVMAE__LOSS_C];
     r.accuracy = scalars[CAVMAE__ACCURACY];
-    r.loss = r.loss_mae + (t->extent.pool ? r.loss_c : 0);
-    r.pairs = t->extent.pool ? t->count : 0;
+    r.loss = o->classes ? scalars[CAVMAE__LOSS_CLASS] : r.loss_mae + (t->extent.pool ? r.loss_c : 0);
+    r.pairs = t->extent.pool && !o->classes ? t->count : 0;
     r.step = t->step;
     return r;
 }
 
-static cavmae_status read_arguments(cavmae_trainer *trainer, const cavmae_batch *batch, cavmae_step_result *result,
-                                    cavmae_batch *own) {
+/* head: whether the call is one for models with a head. */
+static cavmae_status read_arguments(cavmae_trainer *trainer, const cavmae_batch *batch, int head,
+                                    cavmae_step_result *result, cavmae_batch *own) {
     cavmae_step_result unused;
+    if ((trainer->options.classes > 0) != head)
+        return cavmae__fail(CAVMAE_E_STATE, "trainer: the model has %s head: it is %s", head ? "no" : "a",
+                            head ? "pretrained" : "fine-tuned");
     CAVMAE__TRY(cavmae__record_in(own, sizeof *own, batch));
     if (result) CAVMAE__TRY(cavmae__record_in(&unused, sizeof unused, result));
     CAVMAE__TRY(cavmae__trainer_check(trainer, own));
-    return trainer->network ? CAVMAE_OK : cavmae__trainer_reserve(trainer, &trainer->extent);
+    if (trainer->network) return CAVMAE_OK;
+    cavmae__extent extent = trainer->extent;
+    return own->features ? reserve_head(trainer) : cavmae__trainer_reserve(trainer, &extent);
 }
 
 /* Mean gradient over the accumulated batches, its norm, clipping, Adam. */
@@ -196,15 +222,22 @@ static cavmae_status update(cavmae_trainer *t, cavmae_step_result *r) {
     return cavmae__optimizer_update(t->optimizer, t->gradients, t->has_gradient, scale);
 }
 
-cavmae_status cavmae_pretrain_step(cavmae_trainer *trainer, const cavmae_batch *batch, cavmae_step_result *result) {
+static cavmae_status run(cavmae_trainer *trainer, const cavmae_batch *batch, uint64_t draw, int backward,
+                         double scalars[CAVMAE__SCALARS]) {
+    return trainer->options.classes ? cavmae__trainer_run_head(trainer, batch, draw, backward, scalars)
+                                    : cavmae__trainer_run(trainer, batch, draw, backward, scalars);
+}
+
+static cavmae_status take_step(cavmae_trainer *trainer, const cavmae_batch *batch, int head,
+                               cavmae_step_result *result) {
     cavmae_batch own;
     double scalars[CAVMAE__SCALARS];
     cavmae_status status = CAVMAE_OK;
     if (!trainer) return cavmae__fail(CAVMAE_E_ARG, "trainer is NULL");
     if (!trainer->optimizer)
         return cavmae__fail(CAVMAE_E_STATE, "trainer: made without an optimizer, it only evaluates");
-    CAVMAE__TRY_OUT(read_arguments(trainer, batch, result, &own));
-    CAVMAE__TRY_OUT(cavmae__trainer_run(trainer, &own, (uint64_t)trainer->step, 1, scalars));
+    CAVMAE__TRY_OUT(read_arguments(trainer, batch, head, result, &own));
+    CAVMAE__TRY_OUT(run(trainer, &own, (uint64_t)trainer->step, 1, scalars));
     cavmae_step_result r = make_result(trainer, scalars);
     if (!isfinite(r.loss)) CAVMAE__TRY_OUT(explain_not_finite(trainer, "the loss", r.loss));
     if (trainer->accumulated + 1 == trainer->options.accumulate) CAVMAE__TRY_OUT(update(trainer, &r));
@@ -216,16 +249,33 @@ out:
     return status;
 }
 
-cavmae_status cavmae_pretrain_evaluate(cavmae_trainer *trainer, const cavmae_batch *batch, int64_t batch_number,
-                                       cavmae_step_result *result) {
+static cavmae_status evaluate(cavmae_trainer *trainer, const cavmae_batch *batch, int64_t batch_number, int head,
+                              cavmae_step_result *result) {
     cavmae_batch own;
     double scalars[CAVMAE__SCALARS];
     if (!trainer) return cavmae__fail(CAVMAE_E_ARG, "trainer is NULL");
-    CAVMAE__TRY(read_arguments(trainer, batch, result, &own));
-    CAVMAE__TRY(cavmae__trainer_run(trainer, &own, evaluation_draws + (uint64_t)batch_number, 0, scalars));
+    CAVMAE__TRY(read_arguments(trainer, batch, head, result, &own));
+    CAVMAE__TRY(run(trainer, &own, evaluation_draws + (uint64_t)batch_number, 0, scalars));
     cavmae_step_result r = make_result(trainer, scalars);
     if (!isfinite(r.loss)) return explain_not_finite(trainer, "the loss", r.loss);
     return result ? cavmae__record_out(result, &r, sizeof r) : CAVMAE_OK;
+}
+
+cavmae_status cavmae_pretrain_step(cavmae_trainer *trainer, const cavmae_batch *batch, cavmae_step_result *result) {
+    return take_step(trainer, batch, 0, result);
+}
+
+cavmae_status cavmae_finetune_step(cavmae_trainer *trainer, const cavmae_batch *batch, cavmae_step_result *result) {
+    return take_step(trainer, batch, 1, result);
+}
+
+cavmae_status cavmae_pretrain_evaluate(cavmae_trainer *trainer, const cavmae_batch *batch, int64_t batch_number,
+                                       cavmae_step_result *result) {
+    return evaluate(trainer, batch, batch_number, 0, result);
+}
+
+cavmae_status cavmae_finetune_evaluate(cavmae_trainer *trainer, const cavmae_batch *batch, cavmae_step_result *result) {
+    return evaluate(trainer, batch, 0, 1, result);
 }
 
 static cavmae_status download_tensor(const cavmae_trainer *t, int32_t dtype, int32_t dims, const int64_t *shape,
@@ -243,26 +293,41 @@ static cavmae_status download_tensor(const cavmae_trainer *t, int32_t dtype, int
     return CAVMAE_OK;
 }
 
+/* What a step left on the device, by number. */
+typedef struct output {
+    const void *data;
+    int32_t dtype, dims;
+    int64_t shape[3];
+} output;
+
+static output find_output(const cavmae_trainer *t, int32_t which) {
+    const cavmae__network *n = t->network;
+    const cavmae__options *o = &t->options;
+    if (!n || !t->count) return (output){0};
+    if (which == CAVMAE_OUT_LOGITS) return (output){n->logits, CAVMAE_FLOAT32, 2, {t->count, o->classes}};
+    if (which == CAVMAE_OUT_FEATURES)
+        return (output){n->features, CAVMAE_FLOAT32, 2, {t->count, cavmae__head_width(o)}};
+    int m = (which - CAVMAE_OUT_PRED_A) % 2;
+    int64_t patch = o->patch_size * o->patch_size * (m ? o->image_channels : 1);
+    /* clips of different length cannot make a rectangle: their tokens come as one list */
+    int64_t tokens = n->rows.token_rows[m], clips = t->count;
+    if (tokens != (int64_t)n->rows.tokens[m].longest * clips) clips = 1;
+    switch (which) {
+    case CAVMAE_OUT_PRED_A:
+    case CAVMAE_OUT_PRED_V: return (output){n->predicted[m], CAVMAE_FLOAT32, 3, {clips, tokens / clips, patch}};
+    case CAVMAE_OUT_MASK_A:
+    case CAVMAE_OUT_MASK_V: return (output){n->rows.mask[m], CAVMAE_UINT8, 2, {clips, tokens / clips}};
+    default: return (output){n->pooled[1 + m], CAVMAE_FLOAT32, 2, {t->count, o->embed_dim}};
+    }
+}
+
 cavmae_status cavmae_trainer_output(cavmae_trainer *t, int32_t which, cavmae_tensor **out) {
     if (!t || !out) return cavmae__fail(CAVMAE_E_ARG, "trainer or out is NULL");
-    if (which < CAVMAE_OUT_PRED_A || which > CAVMAE_OUT_MASK_V)
+    if (which < CAVMAE_OUT_PRED_A || which > CAVMAE_OUT_FEATURES)
         return cavmae__fail(CAVMAE_E_ARG, "trainer: there is no output %d", which);
-    const cavmae__network *n = t->network;
-    int m = (which - CAVMAE_OUT_PRED_A) % 2, kind = (which - CAVMAE_OUT_PRED_A) / 2;
-    const void *const data[2][3] = {{n ? n->predicted[0] : NULL, n ? n->pooled[0] : NULL, n ? n->rows.mask[0] : NULL},
-                                    {n ? n->predicted[1] : NULL, n ? n->pooled[1] : NULL, n ? n->rows.mask[1] : NULL}};
-    if (!t->count || !data[m][kind])
-        return cavmae__fail(CAVMAE_E_NOT_FOUND, "trainer: the last step did not compute output %d", which);
-    const cavmae__options *o = &t->options;
-    int64_t tokens = n->rows.token_rows[m], clips = t->count;
-    int64_t patch = o->patch_size * o->patch_size * (m ? o->image_channels : 1);
-    int equal = tokens == (int64_t)n->rows.tokens[m].longest * clips;
-    /* clips of different length cannot make a rectangle: their tokens come as one list */
-    const int64_t shapes[3][3] = {{equal ? clips : 1, equal ? tokens / clips : tokens, patch},
-                                  {clips, o->embed_dim, 0},
-                                  {equal ? clips : 1, equal ? tokens / clips : tokens, 0}};
-    return download_tensor(t, kind == 2 ? CAVMAE_UINT8 : CAVMAE_FLOAT32, kind == 0 ? 3 : 2, shapes[kind], data[m][kind],
-                           out);
+    const output found = find_output(t, which);
+    if (!found.data) return cavmae__fail(CAVMAE_E_NOT_FOUND, "trainer: the last step did not compute output %d", which);
+    return download_tensor(t, found.dtype, found.dims, found.shape, found.data, out);
 }
 
 cavmae_status cavmae_trainer_gradient(cavmae_trainer *t, const char *name, cavmae_tensor **out) {

@@ -102,6 +102,7 @@ size_t cavmae__cpu_workspace_size(cavmae__backend *backend, const cavmae__limits
     bytes *= cpu->threads;
     bytes = cavmae__larger(bytes, CAVMAE__SUM_SQUARES_BLOCKS * (int64_t)sizeof(double));
     bytes = cavmae__larger(bytes, (int64_t)cavmae__mae_loss_workspace(cpu, limits));
+    bytes = cavmae__larger(bytes, (int64_t)cavmae__class_loss_workspace(limits));
     bytes = cavmae__larger(bytes, (int64_t)cavmae__draw_masks_workspace(cpu, limits));
     bytes = cavmae__larger(bytes, contrastive_doubles(limits) * (int64_t)sizeof(double));
     if (limits->backward) bytes = cavmae__larger(bytes, layernorm_floats(limits) * (int64_t)sizeof(float));

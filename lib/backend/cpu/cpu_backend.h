@@ -32,6 +32,7 @@ cavmae_status cavmae__cpu_backend_open_as(cavmae_context *context, int isa, int 
 
 /* Bytes of workspace, for any call within the limits. */
 size_t cavmae__mae_loss_workspace(const cavmae__cpu_backend *backend, const cavmae__limits *limits);
+size_t cavmae__class_loss_workspace(const cavmae__limits *limits);
 size_t cavmae__draw_masks_workspace(const cavmae__cpu_backend *backend, const cavmae__limits *limits);
 
 /* Sizes that code compiled for each instruction set shares with the workspace's. */
@@ -46,6 +47,7 @@ cavmae_status cavmae__cpu_sync(cavmae__backend *backend);
 size_t cavmae__cpu_workspace_size(cavmae__backend *backend, const cavmae__limits *limits);
 void cavmae__cpu_close(cavmae__backend *backend);
 cavmae_status cavmae__cpu_mae_loss(cavmae__backend *backend, const cavmae__mae_loss *op);
+cavmae_status cavmae__cpu_class_loss(cavmae__backend *backend, const cavmae__class_loss *op);
 cavmae_status cavmae__cpu_draw_masks(cavmae__backend *backend, const cavmae__draw_masks *op);
 cavmae_status cavmae__cpu_index_tokens(cavmae__backend *backend, const cavmae__index_tokens *op);
 

@@ -16,6 +16,8 @@ cavmae_status CAVMAE__SIMD(table_grad)(cavmae__backend *backend, const cavmae__t
 cavmae_status CAVMAE__SIMD(combine)(cavmae__backend *backend, const cavmae__combine *op);
 cavmae_status CAVMAE__SIMD(segment_mean)(cavmae__backend *backend, const cavmae__segment_mean *op);
 cavmae_status CAVMAE__SIMD(segment_mean_grad)(cavmae__backend *backend, const cavmae__segment_mean *op);
+cavmae_status CAVMAE__SIMD(mix)(cavmae__backend *backend, const cavmae__mix *op);
+cavmae_status CAVMAE__SIMD(mix_grad)(cavmae__backend *backend, const cavmae__mix *op);
 cavmae_status CAVMAE__SIMD(contrastive)(cavmae__backend *backend, const cavmae__contrastive *op);
 cavmae_status CAVMAE__SIMD(sum_squares)(cavmae__backend *backend, const float *x, int64_t count, double *sum,
                                         void *workspace);

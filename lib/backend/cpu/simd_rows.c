@@ -160,3 +160,49 @@ cavmae_status CAVMAE__SIMD(segment_mean)(cavmae__backend *backend, const cavmae_
 cavmae_status CAVMAE__SIMD(segment_mean_grad)(cavmae__backend *backend, const cavmae__segment_mean *op) {
     return run_segments(backend, op, mean_grad_task);
 }
+
+/* ---- Sums of streams ---- */
+
+static void mix_task(void *arg, int64_t r, int32_t worker) {
+    const cavmae__mix *op = arg;
+    (void)worker;
+    for (int32_t part = 0; part < op->parts; part++) {
+        const float *weight = op->weight + (part * op->rows + r) * 3;
+        float *y = op->y + (r * op->parts + part) * op->width;
+        memset(y, 0, (size_t)op->width * sizeof *y);
+        for (int s = 0; s < 3; s++) {
+            if (!op->x[s] || weight[s] == 0) continue;
+            const float *x = op->x[s] + r / op->repeat[s] * op->width;
+            for (int32_t j = 0; j < op->width; j++) y[j] += weight[s] * x[j];
+        }
+    }
+}
+
+static void mix_grad_task(void *arg, int64_t r, int32_t worker) {
+    const cavmae__mix *op = arg;
+    (void)worker;
+    for (int s = 0; s < 3; s++) {
+        if (!op->dx[s]) continue;
+        float *dx = op->dx[s] + r * op->width;
+        memset(dx, 0, (size_t)op->width * sizeof *dx);
+        for (int32_t part = 0; part < op->parts; part++) {
+            const float weight = op->weight[(part * op->rows + r) * 3 + s];
+            const float *dy = op->dy + (r * op->parts + part) * op->width;
+            for (int32_t j = 0; j < op->width; j++) dx[j] += weight * dy[j];
+        }
+    }
+}
+
+static cavmae_status run_mix(cavmae__backend *backend, const cavmae__mix *op, cavmae__task *task) {
+    cavmae__mix call = *op;
+    cavmae__cpu_run(backend, op->rows, 3.0 * (double)op->rows * op->parts * op->width / VEC_WIDTH, task, &call);
+    return CAVMAE_OK;
+}
+
+cavmae_status CAVMAE__SIMD(mix)(cavmae__backend *backend, const cavmae__mix *op) {
+    return run_mix(backend, op, mix_task);
+}
+
+cavmae_status CAVMAE__SIMD(mix_grad)(cavmae__backend *backend, const cavmae__mix *op) {
+    return run_mix(backend, op, mix_grad_task);
+}
