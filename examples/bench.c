@@ -3,6 +3,9 @@
  *   pretrain      training steps, samples are clips
  *   embed         audio and visual embeddings of pairs, no masking
  *   embed_audio   audio embeddings alone
+ *   finetune      fine-tuning steps of a model with a head for 527 classes
+ *   frames        joint embeddings of clips with ten frames each, their sound encoded once
+ *   frames_apart  the same as ten clips, as the reference does it
  *   fbank         10 s of sound at 16 kHz to log-mel
  *   resize        1280 x 720 pixels to model input
  *   index         --batch queries for the best 10 among --rows rows of embed_dim
@@ -173,6 +176,69 @@ static void bench_embed(bench *b, int32_t visual) {
     cavmae_model_free(s.model);
 }
 
+enum { FRAMES = 10, AUDIOSET_CLASSES = 527 };
+
+/* A clip as the joint stream sees it: single streams before it, both together in it. */
+static double joint_flops(const bench *b) {
+    double patch = (double)(get(b, CAVMAE_P_PATCH_SIZE) * get(b, CAVMAE_P_PATCH_SIZE));
+    double la = (double)(get(b, CAVMAE_P_MEL_BINS) * get(b, CAVMAE_P_AUDIO_FRAMES)) / patch;
+    double lv = (double)(get(b, CAVMAE_P_IMAGE_SIZE) * get(b, CAVMAE_P_IMAGE_SIZE)) / patch;
+    double width = (double)get(b, CAVMAE_P_EMBED_DIM);
+    return layers_flops(b, la + lv, la * la + lv * lv, width, (double)get(b, CAVMAE_P_MODALITY_DEPTH)) +
+           layers_flops(b, la + lv, (la + lv) * (la + lv), width, (double)get(b, CAVMAE_P_JOINT_DEPTH)) +
+           2 * width * (la * patch + lv * patch * (double)get(b, CAVMAE_P_IMAGE_CHANNELS));
+}
+
+/* FRAMES frames of each of `batch` clips: at once, or each with a copy of the sound. */
+static void bench_frames(bench *b, int32_t apart) {
+    embed_state s = {.out = {.struct_size = sizeof s.out}};
+    int64_t width = get(b, CAVMAE_P_EMBED_DIM);
+    int32_t clips = b->batch;
+    check(cavmae_model_create(b->config, &s.model));
+    b->batch *= FRAMES; /* samples are frames */
+    s.batch = random_batch(b, 1, 1);
+    if (!apart) {
+        s.batch.count = clips;
+        s.batch.frames = FRAMES;
+    }
+    s.out.joint = allocate((size_t)(b->batch * width), sizeof(float));
+    b->flops = b->batch * joint_flops(b);
+    measure(b, embed_step, &s);
+    free(s.out.joint);
+    free_batch(&s.batch);
+    cavmae_model_free(s.model);
+}
+
+static void bench_frames_at_once(bench *b) { bench_frames(b, 0); }
+static void bench_frames_apart(bench *b) { bench_frames(b, 1); }
+
+static void finetune_step(bench *b, void *state) {
+    pretrain_state *s = state;
+    (void)b;
+    check(cavmae_finetune_step(s->trainer, &s->batch, NULL));
+}
+
+static void bench_finetune(bench *b) {
+    cavmae_model *model;
+    cavmae_optimizer *optimizer;
+    pretrain_state s;
+    check(cavmae_config_set_i64(b->config, CAVMAE_P_BATCH, b->batch));
+    check(cavmae_config_set_i64(b->config, CAVMAE_P_CLASSES, AUDIOSET_CLASSES));
+    check(cavmae_model_create(b->config, &model));
+    check(cavmae_optimizer_create(model, b->config, &optimizer));
+    check(cavmae_trainer_create(model, optimizer, b->config, &s.trainer));
+    s.batch = random_batch(b, 1, 1);
+    s.batch.labels = allocate((size_t)(b->batch * AUDIOSET_CLASSES), sizeof(float));
+    s.batch.classes = AUDIOSET_CLASSES;
+    b->flops = 3 * b->batch * joint_flops(b);
+    measure(b, finetune_step, &s);
+    free((void *)(uintptr_t)s.batch.labels);
+    free_batch(&s.batch);
+    cavmae_trainer_free(s.trainer);
+    cavmae_optimizer_free(optimizer);
+    cavmae_model_free(model);
+}
+
 static void bench_embed_pair(bench *b) { bench_embed(b, 1); }
 static void bench_embed_audio(bench *b) { bench_embed(b, 0); }
 
@@ -288,8 +354,9 @@ int main(int argc, char **argv) {
     static const struct {
         const char *name;
         void (*run)(bench *);
-    } cases[] = {{"pretrain", bench_pretrain}, {"embed", bench_embed_pair}, {"embed_audio", bench_embed_audio},
-                 {"fbank", bench_fbank},       {"resize", bench_resize},    {"index", bench_index}};
+    } cases[] = {{"pretrain", bench_pretrain}, {"embed", bench_embed_pair},      {"embed_audio", bench_embed_audio},
+                 {"finetune", bench_finetune}, {"frames", bench_frames_at_once}, {"frames_apart", bench_frames_apart},
+                 {"fbank", bench_fbank},       {"resize", bench_resize},         {"index", bench_index}};
     bench b = {.batch = 4, .steps = 5, .rows = 1000000};
     const char *name = NULL, *preset = "base", *dtype = "float32", *device = NULL;
     int32_t threads = 0;
@@ -297,7 +364,7 @@ int main(int argc, char **argv) {
     const option options[] = {
         {.name = "--case",
          .value = "C",
-         .help = "pretrain, embed, embed_audio, fbank, resize, index or op:NAME",
+         .help = "pretrain, finetune, embed, embed_audio, frames, frames_apart, fbank, resize, index or op:NAME",
          .text = &name},
         {.name = "--preset", .value = "P", .help = "base or tiny (base)", .text = &preset},
         {.name = "--set", .value = "key=value", .help = "changes to the preset", .list = &settings},

@@ -12,6 +12,10 @@ for dtype in float32 bfloat16; do
         "$bench" --case $case --dtype $dtype --batch "$batch" --threads "$threads" --steps "$steps"
     done
 done
+"$bench" --case finetune --batch "$batch" --threads "$threads" --steps "$steps"
+for case in frames frames_apart; do
+    "$bench" --case $case --batch 1 --threads "$threads" --steps "$steps"
+done
 for case in fbank resize; do
     "$bench" --case $case --batch 100 --threads 1 --steps "$steps"
 done

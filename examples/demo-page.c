@@ -12,6 +12,7 @@
 #include <string.h>
 
 #include "chart.h"
+#include "drawing.h"
 #include "held_out.h"
 #include "inline_media.h"
 #include "page_style.h"
@@ -29,17 +30,6 @@ typedef struct report {
 } report;
 
 /* ---- Pictures ---- */
-
-static unsigned char to_byte(double x) { return (unsigned char)lround(255 * fmin(fmax(x, 0), 1)); }
-
-/* From black over violet and orange to pale yellow. */
-static void heat(double x, unsigned char *rgb) {
-    static const double stops[5][3] = {
-        {0.01, 0.01, 0.05}, {0.31, 0.07, 0.48}, {0.72, 0.22, 0.47}, {0.98, 0.54, 0.38}, {0.99, 0.98, 0.75}};
-    double at = 4 * fmin(fmax(x, 0), 1);
-    int i = at < 3 ? (int)at : 3;
-    for (int k = 0; k < 3; k++) rgb[k] = to_byte(stops[i][k] + (at - i) * (stops[i + 1][k] - stops[i][k]));
-}
 
 /* What a pixel of the model's input is in: 1 if its patch was removed. */
 static int removed_at(const clip_set *c, const uint8_t *removed, int64_t row, int64_t column, int64_t width) {
@@ -59,7 +49,7 @@ static void write_picture(FILE *html, const clip_set *c, int modality, const flo
         if (removed_at(c, removed, row, column, width))
             memset(rgb, 136, 3);
         else if (modality == AUDIO)
-            heat((values[column * height + row] - c->quiet) / (c->loud - c->quiet), rgb);
+            heat_colour((values[column * height + row] - c->quiet) / (c->loud - c->quiet), rgb);
         else
             for (int k = 0; k < 3; k++)
                 rgb[k] = to_byte(values[(k * height + row) * width + column] * c->deviation[k] + c->mean[k]);

@@ -2,13 +2,18 @@
  * .safetensors.
  *
  * kind audio and visual are the coordinated embeddings, of length 1 and comparable with one another; joint is the
- * fused one. --tokens writes all tokens instead of their mean. A .safetensors file also says which clips they are. */
+ * fused one. --tokens writes all tokens instead of their mean. A .safetensors file also says which clips they are.
+ *
+ * --windows cuts media files of any length into windows, with the time of each: in a .safetensors file as tensors
+ * "file", "start" and "end", beside an .npy file as CSV, in a .csv file before the numbers. With --pool one row for each
+ * file, the mean over its windows, remains. */
 #define _GNU_SOURCE
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "embed_manifest.h"
+#include "embed_windows.h"
 #include "program.h"
 
 static int32_t parse_kind(const char *name) {
@@ -27,8 +32,8 @@ static cavmae_tensor *wrap(cavmae_context *context, void *data, int32_t dtype, i
 static void save(cavmae_context *context, const char *path, const char *kind, const output *o, const clip_list *clips) {
     int64_t rows[] = {clips->count, o->dim}, tokens[] = {clips->count, o->rows, o->dim},
             labels[] = {clips->count, clips->classes};
-    cavmae_tensor *tensors[3] = {
-        wrap(context, o->values, CAVMAE_FLOAT32, o->tokens ? 3 : 2, o->tokens ? tokens : rows)};
+    int32_t deep = o->tokens || o->rows > 1;
+    cavmae_tensor *tensors[3] = {wrap(context, o->values, CAVMAE_FLOAT32, deep ? 3 : 2, deep ? tokens : rows)};
     if (ends_with(path, ".npy")) {
         check(cavmae_tensor_save_npy(tensors[0], path));
     } else {
@@ -47,8 +52,52 @@ static void save(cavmae_context *context, const char *path, const char *kind, co
     }
     for (int i = 0; i < 3; i++) cavmae_tensor_free(tensors[i]);
     printf("%s: %lld clips, %s [", path, (long long)clips->count, kind);
-    if (o->tokens) printf("%lld, ", (long long)o->rows);
+    if (deep) printf("%lld, ", (long long)o->rows);
     printf("%lld]\n", (long long)o->dim);
+}
+
+/* Windows and where they lie; a file's mean lies nowhere. */
+static void save_windows(cavmae_context *context, const char *path, const char *kind, const output *one,
+                         const window_list *windows, const words *files, int32_t pool) {
+    const int64_t shape[] = {windows->count, one->rows, one->dim}, flat[] = {windows->count, one->dim};
+    int32_t deep = one->tokens || one->rows > 1;
+    const char *names[] = {kind, "file", "start", "end"};
+    cavmae_tensor *tensors[] = {wrap(context, windows->values, CAVMAE_FLOAT32, deep ? 3 : 2, deep ? shape : flat),
+                                wrap(context, windows->file, CAVMAE_INT64, 1, shape),
+                                wrap(context, windows->start, CAVMAE_FLOAT64, 1, shape),
+                                wrap(context, windows->end, CAVMAE_FLOAT64, 1, shape)};
+    if (ends_with(path, ".csv")) {
+        windows_csv(path, windows, files, one, 1);
+    } else if (ends_with(path, ".npy")) {
+        char *beside = strdup(path);
+        check(cavmae_tensor_save_npy(tensors[0], path));
+        if (!beside) die("no memory");
+        memcpy(strrchr(beside, '.'), ".csv", 4);
+        if (!pool) windows_csv(beside, windows, files, one, 0);
+        free(beside);
+    } else {
+        check(cavmae_safetensors_save(context, path, pool ? 1 : 4, names, (const cavmae_tensor *const *)tensors, 0,
+                                      NULL, NULL));
+    }
+    for (int i = 0; i < 4; i++) cavmae_tensor_free(tensors[i]);
+    printf("%s: %lld %s, %s [", path, (long long)windows->count, pool ? "files" : "windows", kind);
+    if (deep) printf("%lld, ", (long long)one->rows);
+    printf("%lld]\n", (long long)one->dim);
+}
+
+/* Pictures of a clip that have rows of their own. */
+static output new_framed_output(cavmae_model *model, int32_t kind, int32_t tokens, int64_t clips, int32_t frames) {
+    int64_t each = frames && kind != KIND_AUDIO ? frames : 1;
+    output o = new_output(model, kind, tokens, clips * each);
+    o.rows *= each;
+    return o;
+}
+
+static double parse_seconds(const char *name, const char *text) {
+    char *end;
+    double seconds = strtod(text, &end);
+    if (end == text || *end || !(seconds >= 0)) die("%s takes seconds, not %s", name, text);
+    return seconds;
 }
 
 /* A sound and a picture from two files: what cavmae_embed_file does for one, step by step. */
@@ -94,9 +143,9 @@ static void embed_pair(cavmae_context *context, cavmae_model *model, const char 
 int main(int argc, char **argv) {
     const char *model_path = NULL, *manifest = NULL, *labels = NULL, *sound = NULL, *picture = NULL,
                *kind_name = "joint";
-    const char *out = NULL, *device = NULL;
+    const char *out = NULL, *device = NULL, *window = NULL, *hop = NULL;
     words media = {0};
-    int32_t tokens = 0, threads = 0;
+    int32_t tokens = 0, threads = 0, frames = 0, pool = 0;
     const option options[] = {
         {.name = "--model", .value = "F", .help = "model file or checkpoint", .text = &model_path},
         {.name = "--manifest", .value = "M.json", .help = "embed its clips", .text = &manifest},
@@ -109,14 +158,26 @@ int main(int argc, char **argv) {
         {.name = "--image", .value = "I.jpg", .help = "embed this picture", .text = &picture},
         {.name = "--kind", .value = "K", .help = "audio, visual or joint (joint)", .text = &kind_name},
         {.name = "--tokens", .help = "all tokens, not their mean", .flag = &tokens},
-        {.name = "--out", .value = "FILE", .help = ".npy or .safetensors", .text = &out},
+        {.name = "--frames",
+         .value = "N",
+         .help = "with --media: a row for each of N pictures; 0: the middle one (0)",
+         .number = &frames},
+        {.name = "--windows",
+         .value = "SECONDS",
+         .help = "with --media: a row for each window; 0: as long as the model hears",
+         .text = &window},
+        {.name = "--hop", .value = "SECONDS", .help = "from window to window (the window's length)", .text = &hop},
+        {.name = "--pool", .help = "with --windows: a file's mean over them", .flag = &pool},
+        {.name = "--out", .value = "FILE", .help = ".npy or .safetensors; with --windows also .csv", .text = &out},
         {.name = "--threads", .value = "N", .help = "0: one for each CPU (0)", .number = &threads},
         {.name = "--device", .value = "D", .help = "cpu, cuda, cuda:N or auto (cpu)", .text = &device},
         {0}};
     read_options(argc, argv, "embeds clips", options);
     if (!model_path || !out) die("--model and --out are needed");
-    if (!ends_with(out, ".npy") && !ends_with(out, ".safetensors"))
+    if (!ends_with(out, ".npy") && !ends_with(out, ".safetensors") && !(window && ends_with(out, ".csv")))
         die("--out ends with .npy or .safetensors, not as in %s", out);
+    if ((window || frames) && !media.count) die("--windows and --frames go with --media");
+    if ((hop || pool) && !window) die("--hop and --pool go with --windows");
     if ((manifest != NULL) + (media.count > 0) + (sound || picture) != 1)
         die("give --manifest, --media, or --audio and --image");
     if (labels && (!manifest || ends_with(out, ".npy"))) die("--labels goes with --manifest and a .safetensors file");
@@ -132,10 +193,19 @@ int main(int argc, char **argv) {
         o = new_output(model, kind, tokens, cavmae_loader_count(loader));
         clips = embed_gallery(model, loader, &o, 1);
         cavmae_loader_free(loader);
+    } else if (window) {
+        const cavmae_window_options windows = {.struct_size = sizeof windows,
+                                               .pool = pool,
+                                               .window_seconds = parse_seconds("--windows", window),
+                                               .hop_seconds = hop ? parse_seconds("--hop", hop) : 0};
+        o = new_framed_output(model, kind, tokens, 1, frames);
+        window_list list = embed_windows(model, &media, &windows, frames, &o);
+        save_windows(context, out, kind_name, &o, &list, &media, pool);
+        free_windows(&list);
     } else if (media.count) {
-        o = new_output(model, kind, tokens, media.count);
+        o = new_framed_output(model, kind, tokens, media.count, frames);
         for (; clips.count < media.count; clips.count++) {
-            cavmae_embedding embedding = {.struct_size = sizeof embedding};
+            cavmae_embedding embedding = {.struct_size = sizeof embedding, .frames = frames};
             request(&embedding, &o, clips.count);
             check(cavmae_embed_file(model, media.word[clips.count], &embedding));
         }
@@ -144,7 +214,7 @@ int main(int argc, char **argv) {
         embed_pair(context, model, sound, picture, &o);
         clips.count = 1;
     }
-    save(context, out, kind_name, &o, &clips);
+    if (!window) save(context, out, kind_name, &o, &clips);
 
     free_clips(&clips);
     free(o.values);

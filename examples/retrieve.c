@@ -1,11 +1,15 @@
 /* cavmae-retrieve: how well sound finds pictures and pictures find sound in a manifest; or, with --query FILE, which of
- * its clips fit a file best. */
+ * its clips fit a file best. --sheet shows what was found. */
 #define _GNU_SOURCE
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
+#include "clip_input.h"
 #include "embed_manifest.h"
+#include "png_file.h"
 #include "program.h"
+#include "sheet.h"
 
 static void print_metrics(cavmae_context *context, const char *direction, const output *queries, const output *gallery,
                           int64_t count) {
@@ -16,44 +20,135 @@ static void print_metrics(cavmae_context *context, const char *direction, const 
            100 * m.r10, m.median_rank);
 }
 
-/* The k clips of the gallery that are nearest to the query, best first. */
-static void print_nearest(cavmae_context *context, cavmae_loader *loader, const char *title, const output *query,
-                          const output *gallery, const clip_list *clips, int32_t k) {
+/* A search as it goes: everything that its steps need. */
+typedef struct searcher {
+    cavmae_context *context;
+    cavmae_model *model;
+    cavmae_loader *loader;
+    const output *gallery; /* [2] sounds, pictures */
+    const clip_list *clips;
+    int32_t k;
+} searcher;
+
+/* The k clips of the gallery whose `kind` is nearest to the query, best first; to be freed. */
+static int64_t *find_nearest(const searcher *s, const float *query, int32_t kind, float *scores) {
+    const output *gallery = &s->gallery[kind];
     cavmae_index *index;
-    int64_t *ids = allocate((size_t)k, sizeof *ids);
-    float *scores = allocate((size_t)k, sizeof *scores);
-    check(cavmae_index_create(context, (int32_t)gallery->dim, &index));
-    check(cavmae_index_add(index, gallery->values, clips->count));
-    check(cavmae_index_search(index, query->values, 1, k, ids, scores));
-    printf("%s\n", title);
-    for (int32_t i = 0; i < k && ids[i] >= 0; i++) {
-        cavmae_loader_item item = {.struct_size = sizeof item};
-        check(cavmae_loader_item_at(loader, clips->samples[ids[i]], &item));
-        printf("%4d  %7.4f  %s\n", (int)i + 1, scores[i], item.id);
-    }
+    int64_t *ids = allocate((size_t)s->k, sizeof *ids);
+    check(cavmae_index_create(s->context, (int32_t)gallery->dim, &index));
+    check(cavmae_index_add(index, gallery->values, s->clips->count));
+    check(cavmae_index_search(index, query, 1, s->k, ids, scores));
     cavmae_index_free(index);
-    free(ids);
+    return ids;
+}
+
+static cavmae_loader_item item_of(const searcher *s, int64_t id) {
+    cavmae_loader_item item = {.struct_size = sizeof item};
+    check(cavmae_loader_item_at(s->loader, s->clips->samples[id], &item));
+    return item;
+}
+
+/* ---- The sheet: a query and what was found, as pictures and spectrograms ---- */
+
+enum { CELL = 200, MOST_COLUMNS = 8, QUERIES = 4 };
+
+static void show_clip(sheet *page, const searcher *s, int row, int column, int32_t kind, const char *path, int frame) {
+    clip_input clip =
+        read_clip(s->context, s->model, kind == KIND_AUDIO ? path : NULL, kind == KIND_AUDIO ? NULL : path);
+    if (kind == KIND_AUDIO) {
+        double quiet, loud;
+        float *log_mel = clip_log_mel(&clip, &quiet, &loud);
+        picture p = spectrogram(&clip, log_mel, quiet, loud, NULL);
+        sheet_picture(page, row, column, &p, 1, frame);
+        picture_free(&p);
+        free(log_mel);
+    } else {
+        sheet_picture(page, row, column, &clip.frame, 0, frame);
+    }
+    free_clip(&clip);
+}
+
+/* right: the clip that belongs to the query; -1: none does. */
+static void show_nearest(sheet *page, const searcher *s, int row, int32_t kind, const char *query, const int64_t *ids,
+                         const float *scores, int64_t right) {
+    show_clip(page, s, row, 0, !kind, query, FRAME_QUERY);
+    for (int32_t i = 0; i + 1 < page->columns && i < s->k && ids[i] >= 0; i++) {
+        const cavmae_loader_item item = item_of(s, ids[i]);
+        show_clip(page, s, row, i + 1, kind, kind == KIND_AUDIO ? item.audio_path : item.image_path,
+                  ids[i] == right ? FRAME_RIGHT : FRAME_NONE);
+        sheet_words(page, row, i + 1, "%d: %.3f", (int)i + 1, (double)scores[i]);
+    }
+}
+
+static sheet open_sheet(const searcher *s, int rows) {
+    int heights[SHEET_ROWS];
+    for (int row = 0; row < rows; row++) heights[row] = CELL;
+    return new_sheet(1 + (s->k < MOST_COLUMNS ? s->k : MOST_COLUMNS), CELL, rows, heights);
+}
+
+/* Clips at even distances as queries, both ways: not chosen by how well they came out. */
+static void show_queries(const searcher *s, const char *path) {
+    int64_t queries = s->clips->count < QUERIES ? s->clips->count : QUERIES;
+    searcher all = *s; /* finds the right one too */
+    all.k = (int32_t)s->clips->count;
+    float *scores = allocate((size_t)all.k, sizeof *scores);
+    sheet page = open_sheet(s, 2 * (int)queries);
+    for (int row = 0; row < 2 * queries; row++) {
+        int32_t kind = row < queries ? KIND_VISUAL : KIND_AUDIO; /* that is looked for */
+        int64_t query = (2 * (row % queries) + 1) * s->clips->count / (2 * queries);
+        const output *queried = &s->gallery[!kind];
+        int64_t *ids = find_nearest(&all, queried->values + query * queried->dim, kind, scores), right = 0;
+        while (ids[right] != query) right++;
+        const cavmae_loader_item item = item_of(s, query);
+        /* the item's texts live until the next one is asked for */
+        char *file = strdup(kind == KIND_AUDIO ? item.image_path : item.audio_path);
+        if (!file) die("no memory");
+        show_nearest(&page, s, row, kind, file, ids, scores, query);
+        sheet_words(&page, row, 0, "%s: no. %lld", kind == KIND_AUDIO ? "sound" : "picture", (long long)right + 1);
+        free(file);
+        free(ids);
+    }
+    write_png(&page.page, path);
+    free_sheet(&page);
     free(scores);
 }
 
+/* ---- One query ---- */
+
 /* By the query's sound among the pictures, and by its picture among the sounds; by whichever it has. */
-static void search(cavmae_context *context, cavmae_model *model, cavmae_loader *loader, const char *path,
-                   const output gallery[2], const clip_list *clips, int32_t k) {
+static void search(const searcher *s, const char *path, const char *sheet_path) {
+    static const char *const titles[2] = {"sounds for its picture", "pictures for its sound"};
     cavmae_media_info info = {.struct_size = sizeof info};
-    check(cavmae_media_probe(context, path, &info));
-    output query[2] = {new_output(model, KIND_AUDIO, 0, 1), new_output(model, KIND_VISUAL, 0, 1)};
+    check(cavmae_media_probe(s->context, path, &info));
+    const int32_t has[2] = {info.audio_channels, info.width};
+    output query[2] = {new_output(s->model, KIND_AUDIO, 0, 1), new_output(s->model, KIND_VISUAL, 0, 1)};
+    float *scores = allocate((size_t)s->k, sizeof *scores);
     cavmae_embedding embedding = {.struct_size = sizeof embedding};
-    if (info.audio_channels) request(&embedding, &query[0], 0);
-    if (info.width) request(&embedding, &query[1], 0);
-    check(cavmae_embed_file(model, path, &embedding));
-    if (info.audio_channels) print_nearest(context, loader, "pictures for its sound", &query[0], &gallery[1], clips, k);
-    if (info.width) print_nearest(context, loader, "sounds for its picture", &query[1], &gallery[0], clips, k);
+    for (int32_t kind = 0; kind < 2; kind++)
+        if (has[kind]) request(&embedding, &query[kind], 0);
+    check(cavmae_embed_file(s->model, path, &embedding));
+    sheet page = open_sheet(s, !!has[0] + !!has[1]);
+    for (int32_t kind = KIND_VISUAL, row = 0; kind >= KIND_AUDIO; kind--) {
+        if (!has[!kind]) continue;
+        int64_t *ids = find_nearest(s, query[!kind].values, kind, scores);
+        printf("%s\n", titles[kind]);
+        for (int32_t i = 0; i < s->k && ids[i] >= 0; i++)
+            printf("%4d  %7.4f  %s\n", (int)i + 1, (double)scores[i], item_of(s, ids[i]).id);
+        if (sheet_path) {
+            show_nearest(&page, s, row, kind, path, ids, scores, -1);
+            sheet_words(&page, row++, 0, "its %s?", kind == KIND_AUDIO ? "sound" : "picture");
+        }
+        free(ids);
+    }
+    if (sheet_path) write_png(&page.page, sheet_path);
+    free_sheet(&page);
+    free(scores);
     free(query[0].values);
     free(query[1].values);
 }
 
 int main(int argc, char **argv) {
-    const char *model_path = NULL, *manifest = NULL, *query = NULL, *device = NULL;
+    const char *model_path = NULL, *manifest = NULL, *query = NULL, *sheet_path = NULL, *device = NULL;
     int32_t k = 10, threads = 0;
     const option options[] = {
         {.name = "--model", .value = "F", .help = "model file or checkpoint", .text = &model_path},
@@ -63,6 +158,10 @@ int main(int argc, char **argv) {
          .help = "search for this file; without it: measure the manifest",
          .text = &query},
         {.name = "-k", .value = "N", .help = "how many results (10)", .number = &k},
+        {.name = "--sheet",
+         .value = "P.png",
+         .help = "what was found, as pictures and spectrograms",
+         .text = &sheet_path},
         {.name = "--threads", .value = "N", .help = "0: one for each CPU (0)", .number = &threads},
         {.name = "--device", .value = "D", .help = "cpu, cuda, cuda:N or auto (cpu)", .text = &device},
         {0}};
@@ -77,11 +176,14 @@ int main(int argc, char **argv) {
     int64_t count = cavmae_loader_count(loader);
     output gallery[2] = {new_output(model, KIND_AUDIO, 0, count), new_output(model, KIND_VISUAL, 0, count)};
     clip_list clips = embed_gallery(model, loader, gallery, 2);
+    const searcher s = {
+        .context = context, .model = model, .loader = loader, .gallery = gallery, .clips = &clips, .k = k};
     if (query) {
-        search(context, model, loader, query, gallery, &clips, k);
+        search(&s, query, sheet_path);
     } else {
         print_metrics(context, "sound to picture", &gallery[0], &gallery[1], clips.count);
         print_metrics(context, "picture to sound", &gallery[1], &gallery[0], clips.count);
+        if (sheet_path) show_queries(&s, sheet_path);
     }
 
     free_clips(&clips);

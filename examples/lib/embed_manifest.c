@@ -7,6 +7,7 @@
 #include <unistd.h>
 
 #include "program.h"
+#include "training.h"
 
 output new_output(cavmae_model *model, int32_t kind, int32_t tokens, int64_t clips) {
     output o = {.kind = kind, .tokens = tokens, .rows = 1};
@@ -37,14 +38,17 @@ void request(cavmae_embedding *e, const output *o, int64_t clip) {
     *(o->tokens ? tokens : pooled)[o->kind] = o->values + clip * o->rows * o->dim;
 }
 
-cavmae_loader *open_gallery(cavmae_model *model, const char *manifest, const char *labels) {
-    static const int32_t off[] = {CAVMAE_P_SHUFFLE, CAVMAE_P_DROP_LAST, CAVMAE_P_NOISE, CAVMAE_P_ROLL};
+cavmae_config *gallery_config(const cavmae_model *model) {
     cavmae_config *config;
-    cavmae_loader *loader;
     check(cavmae_model_config(model, &config));
-    for (size_t i = 0; i < sizeof off / sizeof *off; i++) check(cavmae_config_set_i64(config, off[i], 0));
-    check(cavmae_config_set_i64(config, CAVMAE_P_FRAME, -1));
+    take_data_as_it_is(config);
     check(cavmae_config_set_i64(config, CAVMAE_P_BATCH, 16));
+    return config;
+}
+
+cavmae_loader *open_gallery(cavmae_model *model, const char *manifest, const char *labels) {
+    cavmae_loader *loader;
+    cavmae_config *config = gallery_config(model);
     check(cavmae_loader_create(config, manifest, labels, &loader));
     cavmae_config_free(config);
     return loader;

@@ -27,6 +27,9 @@ output new_output(cavmae_model *model, int32_t kind, int32_t tokens, int64_t cli
 /* Puts the place of clip `clip` of the output into a request. */
 void request(cavmae_embedding *embedding, const output *output, int64_t clip);
 
+/* For reading clips in order, as they are, as `model` wants its input. */
+cavmae_config *gallery_config(const cavmae_model *model);
+
 /* Opens the manifest for reading in order, as `model` wants its input. */
 cavmae_loader *open_gallery(cavmae_model *model, const char *manifest, const char *labels);
 

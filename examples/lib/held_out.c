@@ -13,12 +13,6 @@
 
 /* ---- Clips ---- */
 
-static int64_t whole(const cavmae_config *config, int32_t key) {
-    int64_t value;
-    check(cavmae_config_get_i64(config, key, &value));
-    return value;
-}
-
 static void read_triple(const cavmae_config *config, int32_t key, double triple[3]) {
     const char *text;
     check(cavmae_config_get_str(config, key, &text));
@@ -47,10 +41,10 @@ clip_set read_clips(cavmae_model *model, const char *manifest, const char *label
     cavmae_config *config;
     const cavmae_batch *batch;
     check(cavmae_model_config(model, &config));
-    c.frames = whole(config, CAVMAE_P_AUDIO_FRAMES);
-    c.bins = whole(config, CAVMAE_P_MEL_BINS);
-    c.side = whole(config, CAVMAE_P_IMAGE_SIZE);
-    c.patch = whole(config, CAVMAE_P_PATCH_SIZE);
+    c.frames = whole_number(config, CAVMAE_P_AUDIO_FRAMES);
+    c.bins = whole_number(config, CAVMAE_P_MEL_BINS);
+    c.side = whole_number(config, CAVMAE_P_IMAGE_SIZE);
+    c.patch = whole_number(config, CAVMAE_P_PATCH_SIZE);
     read_triple(config, CAVMAE_P_IMAGE_MEAN, c.mean);
     read_triple(config, CAVMAE_P_IMAGE_STD, c.deviation);
     cavmae_config_free(config);
@@ -168,8 +162,8 @@ run measure_run(cavmae_context *context, const char *folder, cavmae_model *model
     cavmae_config *config;
     cavmae_model *untrained;
     check(cavmae_model_config(model, &config));
-    r.dim = whole(config, CAVMAE_P_EMBED_DIM);
-    r.batch = whole(config, CAVMAE_P_BATCH);
+    r.dim = whole_number(config, CAVMAE_P_EMBED_DIM);
+    r.batch = whole_number(config, CAVMAE_P_BATCH);
     check(cavmae_config_get_f64(config, CAVMAE_P_CONTRAST_WEIGHT, &r.contrast_weight));
     if (!(r.contrast_weight > 0)) die("%s was not trained to tell which sound belongs to which picture", folder);
     if (c->count < r.batch) die("%" PRId64 " clips are less than one batch of %s", c->count, folder);

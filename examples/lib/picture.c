@@ -96,14 +96,3 @@ int picture_encode_jpeg(const picture *p, int quality, unsigned char **data, siz
     *size = length;
     return *data != NULL;
 }
-
-int picture_write_jpeg(const picture *p, int quality, const char *path) {
-    unsigned char *data;
-    size_t size;
-    if (!picture_encode_jpeg(p, quality, &data, &size)) return 0;
-    FILE *file = fopen(path, "wb");
-    int good = file && fwrite(data, 1, size, file) == size;
-    if (file && fclose(file) != 0) good = 0;
-    free(data);
-    return good;
-}

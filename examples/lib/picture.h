@@ -20,6 +20,5 @@ void picture_polygon(picture *p, const double (*corners)[2], int count, const un
 
 /* *data is for free(). */
 int picture_encode_jpeg(const picture *p, int quality, unsigned char **data, size_t *size);
-int picture_write_jpeg(const picture *p, int quality, const char *path);
 
 #endif

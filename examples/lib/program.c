@@ -8,6 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
+#include <unistd.h>
 
 void die(const char *format, ...) {
     va_list args;
@@ -36,7 +37,7 @@ static void print_help(FILE *to, const char *what, const option *options) {
     fprintf(to, "%s: %s\n", program_invocation_short_name, what);
     for (const option *o = options; o->name; o++) {
         char left[64];
-        snprintf(left, sizeof left, "%s%s%s%s", o->name, o->value ? " " : "", o->value ? o->value : "",
+        snprintf(left, sizeof left, "%s%s%s%s", o->name, o->value && o->name[0] ? " " : "", o->value ? o->value : "",
                  o->list ? " ..." : "");
         fprintf(to, "  %-24s %s\n", left, o->help);
     }
@@ -59,10 +60,18 @@ static void add_word(words *list, char *word) {
     list->word = joined;
 }
 
+static const option *find_option(const option *options, const char *word) {
+    const option *o = options;
+    while (o->name && strcmp(o->name, word) != 0) o++;
+    if (o->name || word[0] == '-') return o;
+    for (o = options; o->name && o->name[0]; o++) {
+    }
+    return o;
+}
+
 void read_options(int argc, char **argv, const char *what, const option *options) {
     for (int i = 1; i < argc; i++) {
-        const option *o = options;
-        while (o->name && strcmp(o->name, argv[i]) != 0) o++;
+        const option *o = find_option(options, argv[i]);
         if (!strcmp(argv[i], "--help")) {
             print_help(stdout, what, options);
             exit(0);
@@ -70,6 +79,10 @@ void read_options(int argc, char **argv, const char *what, const option *options
         if (!o->name) {
             print_help(stderr, what, options);
             die("no such option: %s", argv[i]);
+        }
+        if (!o->name[0]) {
+            add_word(o->list, argv[i]);
+            continue;
         }
         if (o->flag) {
             *o->flag = 1;
@@ -97,20 +110,34 @@ static void print_message(void *user, int32_t level, const char *message) {
             message);
 }
 
+/* Of calls that take their time: a line that changes, or one every ten seconds where it would not. */
+static void print_progress(void *user, const char *what, int64_t done, int64_t total) {
+    static double shown;
+    static int32_t lines;
+    int32_t terminal = isatty(STDERR_FILENO);
+    double time = now();
+    (void)user;
+    if (shown == 0) shown = time;
+    if (done == total ? !lines : time - shown < (terminal ? 0.5 : 10)) return;
+    fprintf(stderr, "%s%s %lld of %lld%s", terminal ? "\r" : "", what, (long long)done, (long long)total,
+            !terminal || done == total ? "\n" : "\033[K");
+    shown = time;
+    lines = done != total;
+}
+
 cavmae_context *open_context(const char *device, int32_t threads, int32_t (*cancel)(void *user)) {
     cavmae_context_options options = {.struct_size = sizeof options};
     cavmae_context *context;
     options.threads = threads;
     options.device = device;
     options.log = print_message;
+    options.progress = print_progress;
     options.cancel = cancel;
     check(cavmae_context_create(&options, &context));
     return context;
 }
 
-cavmae_config *open_config(cavmae_context *context, const char *preset, const words *settings) {
-    cavmae_config *config;
-    check(cavmae_config_create(context, preset, &config));
+void apply_settings(cavmae_config *config, const words *settings) {
     for (int32_t i = 0; i < settings->count; i++) {
         char *value = strchr(settings->word[i], '=');
         if (!value) die("--set takes key=value, not %s", settings->word[i]);
@@ -119,7 +146,19 @@ cavmae_config *open_config(cavmae_context *context, const char *preset, const wo
         check(cavmae_config_set(config, key, value + 1));
         free(key);
     }
+}
+
+cavmae_config *open_config(cavmae_context *context, const char *preset, const words *settings) {
+    cavmae_config *config;
+    check(cavmae_config_create(context, preset, &config));
+    apply_settings(config, settings);
     return config;
+}
+
+int64_t whole_number(const cavmae_config *config, int32_t key) {
+    int64_t value;
+    check(cavmae_config_get_i64(config, key, &value));
+    return value;
 }
 
 int32_t ends_with(const char *text, const char *ending) {

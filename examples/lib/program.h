@@ -20,7 +20,7 @@ typedef struct words {
 
 /* One option; the target that is not NULL says what follows it. */
 typedef struct option {
-    const char *name;  /* "--out" */
+    const char *name;  /* "--out"; "" for the words that follow no option, with list */
     const char *value; /* how the help calls what follows: "FILE"; NULL: nothing does */
     const char *help;
     const char **text;
@@ -37,6 +37,8 @@ cavmae_context *open_context(const char *device, int32_t threads, int32_t (*canc
 
 /* A configuration with KEY=VALUE words set. */
 cavmae_config *open_config(cavmae_context *context, const char *preset, const words *settings);
+void apply_settings(cavmae_config *config, const words *settings);
+int64_t whole_number(const cavmae_config *config, int32_t key);
 
 /* 1 if `text` ends with `ending`. */
 int32_t ends_with(const char *text, const char *ending);
