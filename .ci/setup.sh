@@ -3,7 +3,7 @@
 set -eu
 
 build="gcc make pkg-config binutils libc6-dev zlib1g-dev libsamplerate0-dev libavformat-dev libavcodec-dev
-    libavutil-dev libswscale-dev libjpeg-dev"
+    libavutil-dev libswscale-dev libjpeg-dev libpng-dev"
 [ -n "${WITHOUT_ONEDNN:-}" ] || build="$build libdnnl-dev"
 check="g++ clang-format cppcheck"
 

@@ -161,10 +161,17 @@ typedef struct cavmae_config cavmae_config;
 #define CAVMAE_P_LAYER_NORM_EPS 113 /* layer_norm_eps. 1e-5 (MAE's own code: 1e-6) */
 #define CAVMAE_P_TRAINABLE_POS 114  /* trainable_pos: positional embeddings learn. 0 */
 #define CAVMAE_P_MODALITIES                                                                                            \
-    115                    /* modalities: "av"; "a" or "v": Audio-MAE or Visual-MAE, without the other's
+    115                      /* modalities: "av"; "a" or "v": Audio-MAE or Visual-MAE, without the other's
                                       * parameters */
-#define CAVMAE_P_DTYPE 116 /* dtype: "float32" or "bfloat16" activations and products; parameters stay float32 */
-#define CAVMAE_P_SEED 117  /* seed: of initialisation, masks, order and augmentation. 0 */
+#define CAVMAE_P_DTYPE 116   /* dtype: "float32" or "bfloat16" activations and products; parameters stay float32 */
+#define CAVMAE_P_SEED 117    /* seed: of initialisation, masks, order and augmentation. 0 */
+#define CAVMAE_P_CLASSES 118 /* classes: above 0 a head for so many classes ("mlp_head") takes the decoder's place. 0 */
+#define CAVMAE_P_DECODER 119 /* decoder: 0 leaves it out: an encoder to embed with. 1 */
+#define CAVMAE_P_HEAD 120    /* head: "norm_linear" (LayerNorm, then linear; the reference) or "linear" */
+#define CAVMAE_P_HEAD_INPUT                                                                                            \
+    121 /* head_input: what the head sees of a clip with both modalities, mean-pooled:
+                                      * "joint" stream (the paper's and the reference's), "sum" or "concat" of the
+                                      * single streams (paper, table 2f) */
 
 /* Input contract: what the numbers that go into the model mean. Stored in every model file. */
 #define CAVMAE_P_SAMPLE_RATE 200   /* sample_rate: Hz that sound is resampled to. 16000 */
@@ -205,6 +212,21 @@ typedef struct cavmae_config cavmae_config;
     309 /* mask_domain: "modality", or "joint": mask_ratio_a over the concatenation
                                          * of both, unstructured (the paper's vanilla AV-MAE) */
 
+/* Objective of models with a head. */
+#define CAVMAE_P_LOSS                                                                                                  \
+    310 /* loss: "bce" (with logits, mean over B x classes) or "ce" (soft targets, mean over B); also says whether
+         * scores are sigmoids or a softmax */
+#define CAVMAE_P_MODE                                                                                                  \
+    311 /* mode: by the reference's names, "multimodal"; "audioonly", "videoonly": one modality through its own
+         * stream, trained so; "missingaudioonly", "missingvideoonly": a model that was trained on both gets one,
+         * and averages the unified stream and that modality's. The modality's LayerNorms had no gradient in such a
+         * training, so this is weak (the reference: 13.1 mAP where videoonly has 19.8): train with
+         * modality_dropout instead, and evaluate with audioonly or videoonly. Models of one modality have no other
+         * mode than theirs */
+#define CAVMAE_P_MODALITY_DROPOUT                                                                                      \
+    312 /* modality_dropout: probability that training shows a clip with one modality only, either at equal odds,
+         * through that modality's own stream. Mode multimodal only. 0 */
+
 /* Training. */
 #define CAVMAE_P_OPTIMIZER                                                                                             \
     400                           /* optimizer: "adam" (weight decay added to the gradient, as torch.optim.Adam) or
@@ -225,6 +247,14 @@ typedef struct cavmae_config cavmae_config;
 #define CAVMAE_P_WARMUP_STEPS 412 /* warmup_steps: updates over which lr rises from 0 to its value. 0 */
 #define CAVMAE_P_TOTAL_STEPS 413  /* total_steps: updates after which cosine has reached min_lr; needed by it. 0 */
 #define CAVMAE_P_MIN_LR 414       /* min_lr. 0 */
+#define CAVMAE_P_MILESTONE_UNIT                                                                                        \
+    415 /* milestone_unit: updates that a milestone counts; set to an epoch's updates, milestones are epochs. 1 */
+#define CAVMAE_P_HEAD_LR_FACTOR 416 /* head_lr_factor: the head's lr is lr times this. 1 */
+#define CAVMAE_P_FREEZE_BASE                                                                                           \
+    417 /* freeze_base: 1 trains the head alone (linear probe): no backward pass through the encoder */
+#define CAVMAE_P_EPOCHS 418 /* epochs: how long a recipe trains; for programs, the library does not read it. 25 */
+#define CAVMAE_P_AVERAGE_FROM                                                                                          \
+    419 /* average_from: a recipe's first epoch whose checkpoint goes into the average; for programs. 0: none. 0 */
 
 /* Data. */
 #define CAVMAE_P_BATCH 500     /* batch: B. 48 */
@@ -232,18 +262,49 @@ typedef struct cavmae_config cavmae_config;
 #define CAVMAE_P_DROP_LAST 502 /* drop_last: leave out an epoch's last, smaller batch. 1 */
 #define CAVMAE_P_NOISE 503     /* noise: the reference's: U[0,1) * U[0,1) / 10 added after normalising. 0 */
 #define CAVMAE_P_ROLL 504      /* roll: circular shift along time by up to +-T frames. 0 */
-#define CAVMAE_P_FRAME 505     /* frame: which of the clip's frames: 0..; -1: the middle one; -2: a random one. -1 */
+#define CAVMAE_P_FRAME                                                                                                 \
+    505 /* frame: which of the clip's frames: 0..; -1: the middle one; -2: a random one; -3: all clip_frames of them, for
+         * evaluation (a batch then has `frames`). -1 */
 #define CAVMAE_P_BROKEN                                                                                                \
     506 /* broken: "error": a sample that cannot be read ends the call; "skip": it is
                                      * left out, logged and counted */
 #define CAVMAE_P_LOADER_THREADS                                                                                        \
     507                    /* loader_threads: that read and prepare; order and contents do not depend on it. 2 */
 #define CAVMAE_P_QUEUE 508 /* queue: batches prepared ahead. 4 */
+#define CAVMAE_P_MIXUP                                                                                                 \
+    509 /* mixup: probability that a sample is mixed with another, drawn uniformly: waveforms (the second cut or filled
+         * up to the first), pictures and labels, by lambda of Beta(mixup_alpha, mixup_alpha). A sample whose other
+         * cannot be read is broken as well. 0 (the reference tunes with 0.5) */
+#define CAVMAE_P_MIXUP_ALPHA 510 /* mixup_alpha. 10 */
+#define CAVMAE_P_FREQ_MASK                                                                                             \
+    511 /* freq_mask: SpecAugment, one band of fewer than so many mel bins. 0: none (the reference: 48) */
+#define CAVMAE_P_TIME_MASK 512 /* time_mask: one stretch of fewer than so many frames. 0 (the reference: 192) */
+#define CAVMAE_P_SPECAUG_FILL                                                                                          \
+    513 /* specaug_fill: "zero": 0 before normalising, which then is +1.133 (the reference); "mean": 0 after it */
+#define CAVMAE_P_LABEL_SMOOTHING                                                                                       \
+    514 /* label_smoothing: eps. Others eps / classes, the clip's own 1 - eps; labels with weights in proportion in
+         * between. 0 (the reference: 0.1) */
+#define CAVMAE_P_SMOOTHING_FORM                                                                                        \
+    515 /* smoothing_form: "reference": as above, and under mixup the own ones are added to the others' value;
+         * "normalised": (1 - eps) * label + eps / classes */
+#define CAVMAE_P_BALANCED                                                                                              \
+    516 /* balanced: 1 draws an epoch's samples with replacement, each with weight sum over its labels of 1000 /
+         * (the label's count + 0.01), as the reference; labels count as much as they weigh. Takes the place of
+         * shuffle */
+#define CAVMAE_P_SHUFFLE_PAIRS                                                                                         \
+    517 /* shuffle_pairs: 1 gives every sound the picture of another clip, the same one all the time (the paper's
+         * study, table 16). 0 */
 
 /* preset: "base" (the paper's), "tiny" (for tests: T 128, H 64, D 32, 4 heads, 3+1 layers, decoder 16 x 2); NULL:
- * "base". Errors: NOT_FOUND, NOMEM. */
+ * "base". Or a recipe's name, over "base". Errors: NOT_FOUND, NOMEM. */
 CAVMAE_API cavmae_status cavmae_config_create(cavmae_context *context, const char *preset,
                                               cavmae_config **out) CAVMAE_CHECKED;
+/* Sets the keys of a recipe, and no others, on top of what the config has, all or none of them. Pretraining, numbers
+ * of the reference's scripts: "pretrain-paper" (12 epochs, batch 48, as the paper's text), "pretrain-base" (25
+ * epochs), "pretrain-scale+" (batch 108), "pretrain-scale+120", "pretrain-scale++" (256). Fine-tuning:
+ * "finetune-as20k", "finetune-as2m", "finetune-vggsound"; they set the head and trainable_pos too. milestones are
+ * then epochs: set milestone_unit to an epoch's updates. NOT_FOUND lists the names. */
+CAVMAE_API cavmae_status cavmae_config_apply(cavmae_config *config, const char *recipe) CAVMAE_CHECKED;
 CAVMAE_API cavmae_status cavmae_config_clone(const cavmae_config *config, cavmae_config **out) CAVMAE_CHECKED;
 CAVMAE_API void cavmae_config_free(cavmae_config *config);
 
@@ -341,6 +402,27 @@ CAVMAE_API cavmae_status cavmae_safetensors_save(cavmae_context *context, const 
                                                  int64_t metadata_count, const char *const *keys,
                                                  const char *const *values) CAVMAE_CHECKED;
 
+/* PyTorch files (torch.save), read without Python: zip archives with stored and deflated members, zip64, and the
+ * older form; a dictionary of tensors, at the top or under "model", "state_dict" or "model_state_dict"; "module." is
+ * taken off where all names start so; what else a dictionary holds is passed over. The pickle inside is untrusted:
+ * opcodes and names that a dictionary of tensors does not need are refused by name (UNSUPPORTED; damage is FORMAT), and
+ * nothing is ever executed. Stored tensors are checked against the archive's CRC-32 by _open, deflated ones by _get;
+ * the older form has none. Tensors whose bytes lie in order in the file are views of the map, and the file may be
+ * replaced by rename meanwhile, not written over; others are copied when asked for. All keep their dtype. One that is
+ * expanded, with more elements than its storage, cannot be got (UNSUPPORTED). */
+typedef struct cavmae_torch cavmae_torch;
+CAVMAE_API cavmae_status cavmae_torch_open(cavmae_context *context, const char *path,
+                                           cavmae_torch **out) CAVMAE_CHECKED;
+CAVMAE_API void cavmae_torch_free(cavmae_torch *file);
+CAVMAE_API int64_t cavmae_torch_count(const cavmae_torch *file);
+CAVMAE_API const char *cavmae_torch_name(const cavmae_torch *file, int64_t index); /* NULL past the end */
+CAVMAE_API cavmae_status cavmae_torch_get(cavmae_torch *file, const char *name, cavmae_tensor **out) CAVMAE_CHECKED;
+/* Writes a dictionary of tensors that torch.load reads with weights_only=True; atomic. prefix goes before every name
+ * (NULL: none). */
+CAVMAE_API cavmae_status cavmae_torch_save(cavmae_context *context, const char *path, int64_t count,
+                                           const char *const *names, const cavmae_tensor *const *tensors,
+                                           const char *prefix) CAVMAE_CHECKED;
+
 /* ---- Front-end: sound and pictures to model input ---------------------------------------------------------- */
 
 /* Kaldi's fbank as torchaudio.compliance.kaldi.fbank(x - mean(x), htk_compat=True, use_energy=False,
@@ -362,16 +444,35 @@ CAVMAE_API cavmae_status cavmae_prepare_audio(const cavmae_config *config, const
 CAVMAE_API cavmae_status cavmae_prepare_image(const cavmae_config *config, const uint8_t *pixels, int32_t width,
                                               int32_t height, int64_t stride, float *out) CAVMAE_CHECKED;
 
+/* The first halves of these two, for programs that store sound and pictures. *out: float32 [samples'], the contract's
+ * one channel at sample_rate; at least 25 ms, as above. */
+CAVMAE_API cavmae_status cavmae_resample(const cavmae_config *config, const float *pcm, int64_t samples,
+                                         int32_t channels, int32_t rate, cavmae_tensor **out) CAVMAE_CHECKED;
+/* Resized and cropped, not normalised: out uint8 [image_size, image_size, C]. */
+CAVMAE_API cavmae_status cavmae_resize_image(const cavmae_config *config, const uint8_t *pixels, int32_t width,
+                                             int32_t height, int64_t stride, uint8_t *out) CAVMAE_CHECKED;
+
 /* ---- Media files ------------------------------------------------------------------------------------------- */
 
+/* A media file: at a path, or in memory. */
+typedef struct cavmae_source {
+    uint32_t struct_size;
+    int32_t reserved; /* 0 */
+    const char *path; /* where data is NULL the file to open; otherwise a name for messages, or NULL */
+    const void *data; /* [size] the file's bytes, the caller's; NULL: at path */
+    size_t size;
+} cavmae_source;
+
+/* Time 0 is the start of the file, when the first of its tracks starts. */
 typedef struct cavmae_media_info {
     uint32_t struct_size;
     int32_t audio_channels; /* 0: no audio track */
     int32_t audio_rate;     /* Hz */
-    int32_t width, height;  /* pixels; 0: no picture */
+    int32_t width, height;  /* pixels, of upright pictures; 0: no picture */
     int32_t still;          /* 1: a still image */
-    double seconds;         /* of the whole file; 0 for a still image */
-    double frame_rate;      /* frames per second; 0 for a still image */
+    double seconds;         /* of the whole file, as its packets say where they and its header do not agree; 0 for a
+                             * still image */
+    double frame_rate;      /* frames per second, on average; 0 for a still image */
 } cavmae_media_info;
 
 /* Sinks take what a decoder gives, piece by piece; non-zero ends the decoding, and is returned by it. */
@@ -382,34 +483,45 @@ typedef cavmae_status cavmae_frame_sink(void *sink, int32_t index, const uint8_t
 
 /* A decoder: libcavmae-media.so over FFmpeg's libraries, opened on first use, or the caller's own. Functions return
  * a cavmae_status and put a sentence that names the file into error [error_size]; they may be called from several
- * threads at once. */
+ * threads at once, and from within a sink. source->path is never NULL. */
 typedef struct cavmae_decoder {
     uint32_t struct_size;
     int32_t version; /* 1 */
     void *user;
-    cavmae_status (*probe)(void *user, const char *path, cavmae_media_info *info, char *error, size_t error_size);
-    /* The first audio track, from its start to its end. */
-    cavmae_status (*audio)(void *user, const char *path, cavmae_audio_sink *sink, void *sink_arg, char *error,
+    cavmae_status (*probe)(void *user, const cavmae_source *source, cavmae_media_info *info, char *error,
                            size_t error_size);
-    /* Of the first video track, for each of seconds[0..count), rising, the first frame at or after it (the last one
-     * past the end), as `ffmpeg -ss SECONDS -frames:v 1` picks it; a still image at any time. */
-    cavmae_status (*frames)(void *user, const char *path, const double *seconds, int32_t count, cavmae_frame_sink *sink,
-                            void *sink_arg, char *error, size_t error_size);
+    /* The first audio track, from time 0 to its end: silence where it starts later or has a hole. */
+    cavmae_status (*audio)(void *user, const cavmae_source *source, cavmae_audio_sink *sink, void *sink_arg,
+                           char *error, size_t error_size);
+    /* Of the first video track (an attached cover is none), for each of seconds[0..count), rising, the first frame at
+     * or after it (the last one past the end), as `ffmpeg -ss SECONDS -frames:v 1` picks it, upright; a still image
+     * at any time. */
+    cavmae_status (*frames)(void *user, const cavmae_source *source, const double *seconds, int32_t count,
+                            cavmae_frame_sink *sink, void *sink_arg, char *error, size_t error_size);
 } cavmae_decoder;
 
 /* Replaces the plug-in for this context; before anything is decoded. decoder->user must outlive the context. */
 CAVMAE_API cavmae_status cavmae_context_set_decoder(cavmae_context *context,
                                                     const cavmae_decoder *decoder) CAVMAE_CHECKED;
 
-/* Errors of these: MEDIA, IO, BACKEND (no plug-in). */
+/* Errors of these: IO (cannot be opened or read: missing, a directory, no permission), FORMAT (empty, no media file,
+ * its header damaged or cut off), UNSUPPORTED (FFmpeg has no decoder for the track), MEDIA (no such track, or nothing
+ * in it that can be decoded), BACKEND (no plug-in). What is damaged on the way, or cut off at the end, is left out. */
 CAVMAE_API cavmae_status cavmae_media_probe(cavmae_context *context, const char *path,
                                             cavmae_media_info *out) CAVMAE_CHECKED;
+CAVMAE_API cavmae_status cavmae_media_probe_source(cavmae_context *context, const cavmae_source *source,
+                                                   cavmae_media_info *out) CAVMAE_CHECKED;
 /* *out float32 [samples, channels]. */
 CAVMAE_API cavmae_status cavmae_media_audio(cavmae_context *context, const char *path, cavmae_tensor **out,
                                             int32_t *rate) CAVMAE_CHECKED;
+CAVMAE_API cavmae_status cavmae_media_audio_source(cavmae_context *context, const cavmae_source *source,
+                                                   cavmae_tensor **out, int32_t *rate) CAVMAE_CHECKED;
 /* *out uint8 [count, H, W, 3]. */
 CAVMAE_API cavmae_status cavmae_media_frames(cavmae_context *context, const char *path, const double *seconds,
                                              int32_t count, cavmae_tensor **out) CAVMAE_CHECKED;
+CAVMAE_API cavmae_status cavmae_media_frames_source(cavmae_context *context, const cavmae_source *source,
+                                                    const double *seconds, int32_t count,
+                                                    cavmae_tensor **out) CAVMAE_CHECKED;
 
 /* ---- Model ------------------------------------------------------------------------------------------------- */
 
@@ -425,6 +537,9 @@ CAVMAE_API void cavmae_model_free(cavmae_model *model);
     1                                  /* parameters that the file lacks are initialised, as large as its
                                         * configuration says */
 #define CAVMAE_LOAD_ALLOW_UNEXPECTED 2 /* tensors that the model lacks are left out */
+#define CAVMAE_LOAD_MEAN_COLOURS                                                                                       \
+    4 /* of a vision MAE: the audio patch embedding is the mean over colours, and the audio predictor the mean over a
+       * pixel's colours, instead of the reference's sum and first rows */
 
 typedef struct cavmae_load_report {
     uint32_t struct_size;
@@ -432,9 +547,19 @@ typedef struct cavmae_load_report {
     int64_t matched, missing, unexpected, misshaped; /* tensors; each but the matched is named in the log at INFO */
 } cavmae_load_report;
 
-/* From a model file or checkpoint of this library. Anything but a full match is MISMATCH unless `flags` allow it;
- * misshaped tensors always are. report may be NULL, and is filled on MISMATCH too. Parameters stay mapped from the
- * file until they are written to; the file may be replaced by rename meanwhile, not overwritten. */
+/* From a model file or checkpoint of this library; or from a PyTorch file (or safetensors without configuration) of the
+ * authors' models, whose configuration is then inferred from names and shapes (CAV-MAE with or without decoder,
+ * fine-tuned, audio only); or from a vision MAE, adapted as the reference does: its layers but the last to both
+ * encoders, the last to the joint one, LayerNorms to all streams, the patch embedding summed over colours for sound;
+ * modality vectors and positions of sound, of the base preset's length, are made and count as missing. What no tensor
+ * says is the base preset's: the input contract, 128 mel bins, eps. Heads are width / 64, of a decoder width / 32, and 4
+ * where that is not whole. Positional tables that are not the sine-cosine ones make trainable_pos 1. Where these are
+ * wrong, take cavmae_model_config, set it right, and cavmae_model_adapt.
+ * Numbers may be float32, float16, bfloat16 or float64. Anything but a full match is MISMATCH unless `flags` allow it;
+ * misshaped tensors always are; LayerNorms that no computation uses may be absent from files without configuration.
+ * report may be NULL, and is filled on MISMATCH too. Parameters stay mapped from the file until they are written to,
+ * where they lie there as float32; the file may be replaced by rename meanwhile, not overwritten. FORMAT names the
+ * tensor that fits no model. */
 CAVMAE_API cavmae_status cavmae_model_load(cavmae_context *context, const char *path, uint32_t flags,
                                            cavmae_load_report *report, cavmae_model **out) CAVMAE_CHECKED;
 /* safetensors with the configuration as metadata "cavmae.config" and a CRC-32 of every tensor; atomic. */
@@ -442,6 +567,20 @@ CAVMAE_API cavmae_status cavmae_model_save(const cavmae_model *model, const char
 
 /* A copy of the model's configuration, to read or to train with. */
 CAVMAE_API cavmae_status cavmae_model_config(const cavmae_model *model, cavmae_config **out) CAVMAE_CHECKED;
+
+/* A model of another configuration from this one's parameters: with a head in the decoder's place to fine-tune,
+ * encoder only, one modality only, another length of sound. Parameters of the same name and shape are taken over; fixed
+ * positional tables are made anew, trained ones sliced (shorter) or interpolated (longer) along time; what the model
+ * does not have is initialised, and counts as missing in the report (may be NULL), what it has beyond it as unexpected.
+ * MISMATCH for other differences in shape, and for trained tables where trainable_pos is 0. */
+CAVMAE_API cavmae_status cavmae_model_adapt(const cavmae_config *config, cavmae_model *model,
+                                            cavmae_load_report *report, cavmae_model **out) CAVMAE_CHECKED;
+
+/* Writes the mean of models' parameters (paths [count]: model files, checkpoints, PyTorch files of equal names and
+ * shapes) as a model file like the first; reads them tensor by tensor, so memory does not grow with count but for their
+ * headers. Atomic. MISMATCH names file and tensor. */
+CAVMAE_API cavmae_status cavmae_average_models(cavmae_context *context, const char *const *paths, int64_t count,
+                                               const char *out_path) CAVMAE_CHECKED;
 
 /* Computes in CAVMAE_FLOAT32 or CAVMAE_BFLOAT16 from now on; parameters stay float32. Before trainers are made of
  * it. */
@@ -468,6 +607,7 @@ typedef struct cavmae_memory {
 
 #define CAVMAE_TASK_PRETRAIN 1
 #define CAVMAE_TASK_EMBED 2 /* the model's share, and what one call of cavmae_embed takes at the most */
+#define CAVMAE_TASK_FINETUNE 3
 
 /* What a task on `batch` clips will take, before anything is allocated. */
 CAVMAE_API cavmae_status cavmae_memory_required(const cavmae_config *config, int32_t task, int32_t batch,
@@ -479,28 +619,49 @@ typedef struct cavmae_batch {
     uint32_t struct_size;
     int32_t count;               /* B */
     const float *audio;          /* [B, T, F], prepared as the input contract says; NULL: no sound */
-    const float *image;          /* [B, C, H, W]; NULL: no pictures */
+    const float *image;          /* [B, C, H, W], or [B, frames, C, H, W]; NULL: no pictures */
     const int32_t *audio_frames; /* [B] T of each clip, multiples of p; the clips' [T, F] then follow one another.
                                   * NULL: all as configured. A model with fixed positional embeddings takes any T; a
                                   * trainer and a trained table at most the configured */
     const uint8_t *mask_a;       /* [B, La] (clips one after another), 1 = removed; NULL: drawn. Training only */
     const uint8_t *mask_v;       /* [B, Lv] */
     const int64_t *samples;      /* [B] index in the manifest; from a loader */
-    const float *labels;         /* [B, classes] 0 or 1; from a loader with labels */
+    const float *labels;         /* [B, classes] in [0, 1]; from a loader with labels */
     int32_t classes;
-    int32_t reserved;
+    int32_t frames;        /* N pictures of each clip, whose sound is encoded once; 0: 1. Embedding only */
+    const float *features; /* [B, width] as cavmae_embedding's, instead of sound and pictures. cavmae_finetune_step with
+                            * freeze_base, and cavmae_finetune_evaluate, only */
 } cavmae_batch;
 
-/* What to compute: every pointer that is not NULL is the caller's memory, and is filled. */
+/* The key mode, in numbers. */
+#define CAVMAE_MODE_MULTIMODAL 1
+#define CAVMAE_MODE_AUDIO_ONLY 2
+#define CAVMAE_MODE_VIDEO_ONLY 3
+#define CAVMAE_MODE_MISSING_AUDIO_ONLY 4 /* no video: see key mode for why this is weak */
+#define CAVMAE_MODE_MISSING_VIDEO_ONLY 5
+
+#define CAVMAE_AVERAGE_SCORES 0 /* of frames: their scores, as the reference */
+#define CAVMAE_AVERAGE_LOGITS 1
+#define CAVMAE_AVERAGE_FEATURES 2
+
+/* What to compute: every pointer that is not NULL is the caller's memory, and is filled. With several frames in a clip
+ * all but audio, audio_tokens and scores have a row for each frame: [B, N, ...]; features and logits in modes that look
+ * at pictures. */
 typedef struct cavmae_embedding {
     uint32_t struct_size;
-    int32_t reserved;
+    int32_t mode;         /* CAVMAE_MODE_* of features, logits and scores; 0: as the model's key mode says */
     float *audio;         /* [B, D] coordinated: the audio stream's tokens, mean, divided by its L2 norm */
     float *visual;        /* [B, D] */
     float *joint;         /* [B, D] the joint stream's tokens, mean (not normalised) */
     float *audio_tokens;  /* [B, La, D], clips of different length one after another */
     float *visual_tokens; /* [B, Lv, D] */
     float *joint_tokens;  /* [B, La + Lv, D]: each clip's audio tokens, then its visual tokens */
+    float *features;      /* [B, width] what the head sees: pooled streams as mode and head_input say; width is D, or
+                           * 2 D with head_input concat */
+    float *logits;        /* [B, classes] of a model with a head */
+    float *scores;        /* [B, classes] sigmoids or softmax of the logits as key loss says; over frames averaged */
+    int32_t average;      /* CAVMAE_AVERAGE_*: what of several frames is averaged into scores */
+    int32_t frames;       /* cavmae_embed_file: so many frames, evenly spread; 0: the middle one alone */
 } cavmae_embedding;
 
 /* No masking. Any thread. A clip's result does not depend on its company, on threads, or on the run, to the last bit.
@@ -509,9 +670,35 @@ typedef struct cavmae_embedding {
 CAVMAE_API cavmae_status cavmae_embed(cavmae_model *model, const cavmae_batch *batch,
                                       const cavmae_embedding *out) CAVMAE_CHECKED;
 
-/* The same for one media file, with its middle frame of clip_frames; decoded, prepared and embedded. Any thread. */
+/* The same for one media file, with its middle frame of clip_frames, or with `frames` of them, frame i at i / frames of
+ * its length; decoded, prepared and embedded. What no output needs is not decoded: a file may lack it. Any thread. */
 CAVMAE_API cavmae_status cavmae_embed_file(cavmae_model *model, const char *path,
                                            const cavmae_embedding *out) CAVMAE_CHECKED;
+CAVMAE_API cavmae_status cavmae_embed_source(cavmae_model *model, const cavmae_source *source,
+                                             const cavmae_embedding *out) CAVMAE_CHECKED;
+
+typedef struct cavmae_window_options {
+    uint32_t struct_size;
+    int32_t pool;          /* 1: at the end `out` holds the mean over all windows; rows of audio and visual divided by
+                            * their L2 norm again */
+    double window_seconds; /* 0: what audio_frames take, 10 ms each; at most that */
+    double hop_seconds;    /* from one window's start to the next one's; 0: window_seconds */
+} cavmae_window_options;
+
+/* A window's place in seconds, and `out`, filled. Non-zero ends the call, which returns it. */
+typedef cavmae_status cavmae_window_sink(void *user, int64_t index, double start, double end,
+                                         const cavmae_embedding *embedding);
+
+/* A media file of any length, window by window: 0, hop, 2 hop, ... as long as a window fits in; where the last of these
+ * does not end with the file, one more that does; of a file shorter than a window, the whole file. Sound is resampled
+ * as a whole and then cut; where it ends before the pictures it is followed by silence. With outputs that need sound
+ * alone the end is the sound's. A window's pictures are its middle one, or `frames` of them, as of a file.
+ * `out` is the caller's memory for one window; options NULL: all defaults; sink may be NULL with pool. Memory does not
+ * grow with the length. The context's progress is told windows done of (about) so many. Any thread. Errors: as
+ * cavmae_embed_source, and whatever the sink gave. */
+CAVMAE_API cavmae_status cavmae_embed_windows(cavmae_model *model, const cavmae_source *source,
+                                              const cavmae_window_options *options, const cavmae_embedding *out,
+                                              cavmae_window_sink *sink, void *user) CAVMAE_CHECKED;
 
 /* ---- Training ---------------------------------------------------------------------------------------------- */
 
@@ -536,12 +723,13 @@ typedef struct cavmae_step_result {
     uint32_t struct_size;
     int32_t updated;   /* 1: parameters changed; 0: accumulating, or evaluated */
     int64_t step;      /* batches taken so far, this one included */
-    double loss;       /* loss_mae + loss_c */
+    double loss;       /* loss_mae + loss_c; of a model with a head that of key loss */
     double loss_mae;   /* mae_weight * (loss_mae_a + loss_mae_v) */
     double loss_mae_a; /* mean over masked patches of the mean squared error; 0 where not computed */
     double loss_mae_v;
     double loss_c;    /* contrast_weight * InfoNCE */
-    double accuracy;  /* of the contrastive match among `pairs` */
+    double accuracy;  /* of the contrastive match among `pairs`; with a head: share of clips whose largest logit is
+                       * at their largest label */
     double grad_norm; /* L2 of this update's gradient, before clipping; 0 where nothing was updated */
     double lr;        /* of this update */
     int64_t pairs;    /* N of the contrastive loss; N - 1 are negatives */
@@ -561,12 +749,22 @@ CAVMAE_API cavmae_status cavmae_pretrain_step(cavmae_trainer *trainer, const cav
 CAVMAE_API cavmae_status cavmae_pretrain_evaluate(cavmae_trainer *trainer, const cavmae_batch *batch,
                                                   int64_t batch_number, cavmae_step_result *result) CAVMAE_CHECKED;
 
+/* Fine-tuning and probing of a model with a head (key classes), on batches with labels; otherwise as the two above.
+ * The optimizer has set head_lr_factor for "mlp_head." and, with freeze_base, 0 for all else. Of a model with a head
+ * cavmae_pretrain_step is STATE, and these are of one without. */
+CAVMAE_API cavmae_status cavmae_finetune_step(cavmae_trainer *trainer, const cavmae_batch *batch,
+                                              cavmae_step_result *result) CAVMAE_CHECKED;
+CAVMAE_API cavmae_status cavmae_finetune_evaluate(cavmae_trainer *trainer, const cavmae_batch *batch,
+                                                  cavmae_step_result *result) CAVMAE_CHECKED;
+
 #define CAVMAE_OUT_PRED_A 1   /* float32 [B, La, p*p]: predicted log-mel patches, of visible tokens too */
 #define CAVMAE_OUT_PRED_V 2   /* float32 [B, Lv, p*p*C], channel fastest */
 #define CAVMAE_OUT_POOLED_A 3 /* float32 [B, D]: what the contrastive loss compares, not normalised */
 #define CAVMAE_OUT_POOLED_V 4
 #define CAVMAE_OUT_MASK_A 5 /* uint8 [B, La], 1 = removed */
 #define CAVMAE_OUT_MASK_V 6
+#define CAVMAE_OUT_LOGITS 7   /* float32 [B, classes] */
+#define CAVMAE_OUT_FEATURES 8 /* float32 [B, width] what the head saw */
 /* Copies of the last step's or evaluation's outputs; of clips of different length, masks and patches of all of them
  * one after another, [1, tokens, ...]. NOT_FOUND where it did not compute that. */
 CAVMAE_API cavmae_status cavmae_trainer_output(cavmae_trainer *trainer, int32_t which,
@@ -579,8 +777,8 @@ CAVMAE_API cavmae_status cavmae_trainer_gradient(cavmae_trainer *trainer, const 
 
 /* Reads a manifest in the authors' JSON format: {"data": [{"wav", "video_id", "video_path", "labels"}, ...]}. The image
  * is video_path/frame_K/video_id.jpg; without video_path it is a frame of the file `video` or `wav`. Labels are names
- * or "mid"s of a CSV with header index,mid,display_name, joined by commas. Paths that are not absolute are
- * relative to the manifest. */
+ * or "mid"s of a CSV with header index,mid,display_name, joined by commas, or with weights in [0, 1] (the paper's
+ * label enhancement): {"name": weight, ...}. Paths that are not absolute are relative to the manifest. */
 typedef struct cavmae_loader cavmae_loader;
 
 typedef struct cavmae_loader_item {
@@ -589,10 +787,14 @@ typedef struct cavmae_loader_item {
     const char *id; /* video_id; these live until the next call of cavmae_loader_item_at */
     const char *audio_path;
     const char *image_path;
-    const int32_t *labels; /* [label_count] indices of classes */
+    const int32_t *labels;      /* [label_count] indices of classes */
+    const float *label_weights; /* [label_count] in [0, 1]; NULL: all 1 */
 } cavmae_loader_item;
 
-/* labels NULL: none. Uses the data keys and the input contract of `config`. Reading starts with the first _next. */
+/* labels NULL: none. Uses the data keys and the input contract of `config`. Reading starts with the first _next.
+ * `manifest` may also be a folder: its media files (known by FFmpeg's usual endings; hidden ones left out) and those in
+ * folders below it, in order of path, are the entries, with their path in it as id, and without labels. Or a packed data
+ * set, with the labels file that it was packed with; MISMATCH names the key in which it does not fit `config`. */
 CAVMAE_API cavmae_status cavmae_loader_create(const cavmae_config *config, const char *manifest, const char *labels,
                                               cavmae_loader **out) CAVMAE_CHECKED;
 CAVMAE_API void cavmae_loader_free(cavmae_loader *loader);
@@ -607,6 +809,30 @@ CAVMAE_API const char *cavmae_loader_class_name(const cavmae_loader *loader, int
 CAVMAE_API cavmae_status cavmae_loader_item_at(cavmae_loader *loader, int64_t index,
                                                cavmae_loader_item *out) CAVMAE_CHECKED;
 
+typedef struct cavmae_pack_report {
+    uint32_t struct_size;
+    int32_t frames;       /* pictures of each clip */
+    int64_t clips;        /* packed */
+    int64_t broken;       /* left out, as key broken says, and named in the log */
+    int64_t bytes;        /* of the file */
+    int64_t audio_frames; /* of spectrogram in all: what the model hears, without padding */
+    double audio_mean;    /* of the log-mel over these and all mel_bins, for the keys of that name; 0 without sound */
+    double audio_std;
+} cavmae_pack_report;
+
+/* Writes all that `manifest` (also a folder, or a pack) lists into one file, decoded, that a loader takes in a
+ * manifest's place: sound as int16, one channel at sample_rate; pictures of image_size; labels, where a labels file is
+ * given; ids. Of clips' frames the one of key frame, or with -2 and -3 all clip_frames. A loader of the same contract
+ * gives the same batches from it, bit for bit, if sound was int16 at sample_rate, one channel or the first of several;
+ * else sound is rounded to 16 bits, and beyond [-1, 1) clipped. mel_bins, audio_frames, audio_length, means and
+ * deviations may be other ones. On the context's threads, a few clips in memory at a time; atomic; cancel and progress.
+ * report may be NULL. Errors: also those of a loader. */
+CAVMAE_API cavmae_status cavmae_pack(const cavmae_config *config, const char *manifest, const char *labels,
+                                     const char *out_path, cavmae_pack_report *report) CAVMAE_CHECKED;
+/* The report of a packed data set. FORMAT: it is none, or damaged; UNSUPPORTED: of a newer version. */
+CAVMAE_API cavmae_status cavmae_pack_info(cavmae_context *context, const char *path,
+                                          cavmae_pack_report *out) CAVMAE_CHECKED;
+
 /* A checkpoint is a model file that also holds optimizer, step and the loader's place (loader may be NULL). Atomic. */
 CAVMAE_API cavmae_status cavmae_checkpoint_save(cavmae_trainer *trainer, const cavmae_loader *loader,
                                                 const char *path) CAVMAE_CHECKED;
@@ -614,6 +840,73 @@ CAVMAE_API cavmae_status cavmae_checkpoint_save(cavmae_trainer *trainer, const c
  * one it goes on from there as that says. The model's shapes must be the same. */
 CAVMAE_API cavmae_status cavmae_checkpoint_load(cavmae_trainer *trainer, cavmae_loader *loader,
                                                 const char *path) CAVMAE_CHECKED;
+
+/* ---- Inpainting and localisation --------------------------------------------------------------------------- */
+
+/* What to paint: every pointer that is not NULL is the caller's memory, and is filled. "painted": the model's output
+ * for every patch, those that it saw included; "pasted": painted where a patch was masked, the input elsewhere. */
+typedef struct cavmae_inpainting {
+    uint32_t struct_size;
+    int32_t approximate; /* result: 1: made with norm_pix_loss, see below */
+    float *audio;        /* [B, T, F] painted log-mel, as cavmae_fbank gives it (x * audio_std + audio_mean) */
+    float *audio_pasted; /* [B, T, F] */
+    float *image;        /* [B, C, H, W] painted pixels, clipped to [0, 1] */
+    float *image_pasted; /* [B, C, H, W] */
+    uint8_t *mask_a;     /* [B, La] the masks that were used, 1 = removed */
+    uint8_t *mask_v;     /* [B, Lv] */
+    /* Results. Means over the masked patches of the mean squared error of painted against input, in the input's units
+     * (normalised, but not patch by patch); 0 where none was masked. */
+    double error_a, error_v;
+    /* The model's own loss terms: with norm_pix_loss of patches normalised one by one, otherwise the same. */
+    double loss_a, loss_v;
+} cavmae_inpainting;
+
+/* Masks the batch and paints what is missing. Masks are the batch's; those it has not are drawn as config's
+ * mask_ratio_a, mask_ratio_v, mask_mode_a, mask_mode_v, mask_domain and seed say, and by `draw`, from 0: the same
+ * number, the same masks. config NULL: the model's own; another one may differ in its objective only. Each clip must
+ * keep a token of each modality of the model, but under mask_domain joint, and needs both inputs where the model has
+ * both modalities.
+ *
+ * A model trained with norm_pix_loss paints patches without their mean and contrast, which are then an
+ * approximation: a visible patch has its own; a masked one the mean of the visible patches' of its clip, weighted by
+ * 1 / distance^4 on the grid. Where pictures matter, train with norm_pix_loss 0.
+ *
+ * Takes memory for a forward pass of the whole batch, anew in every call. Any thread. Errors: ARG (no decoder, or
+ * mae_weight 0; an output of a modality that the model lacks; nothing masked, a clip that keeps nothing), SHAPE,
+ * MISMATCH (config is not the model's), NOMEM, CANCELLED, NOT_FINITE. */
+CAVMAE_API cavmae_status cavmae_inpaint(cavmae_model *model, const cavmae_config *config, const cavmae_batch *batch,
+                                        int64_t draw, cavmae_inpainting *out) CAVMAE_CHECKED;
+
+/* Where in the picture a sound comes from (paper, appendix I): heat [B, H/p, W/p], cosine of each of the visual
+ * stream's tokens with the audio stream's mean token. With `frames` pictures in a clip [B, frames, H/p, W/p]. Any
+ * thread. Errors as of cavmae_embed. */
+CAVMAE_API cavmae_status cavmae_localize(cavmae_model *model, const cavmae_batch *batch, float *heat) CAVMAE_CHECKED;
+
+/* heat [rows, columns] to out [height, width]: bilinear between the cells' centres, as torch's interpolate without
+ * align_corners. The map covers the model's picture: the centre crop. Any thread. */
+CAVMAE_API cavmae_status cavmae_heatmap_resize(const float *heat, int32_t rows, int32_t columns, int32_t height,
+                                               int32_t width, float *out) CAVMAE_CHECKED;
+
+typedef struct cavmae_localization_metrics {
+    uint32_t struct_size;
+    int32_t reserved;
+    double mean_iou; /* mean over samples */
+    double success;  /* share of samples with an IoU of 0.5 or more */
+    double auc;      /* area, by trapezoids, under the share of samples with an IoU of at least 0, 0.05, .. 1 */
+} cavmae_localization_metrics;
+
+/* Heat maps [count, rows, columns], enlarged to [height, width], against boxes in those pixels: x0, y0, x1, y1,
+ * where the first pixel goes from 0 to 1; a pixel is inside if its centre is. box_counts [count] boxes of each
+ * sample, one sample's after another's; NULL: one each; several are their union. Each map is stretched to [0, 1]
+ * (its least and its most), and IoU compares where it is at least `threshold` (usually 0.5) with the boxes; a map
+ * that is the same everywhere has 0. This is the consensus IoU of Flickr-SoundNet and VGG-SS for one annotator. iou
+ * [count] or NULL. Any thread. Errors: ARG (a sample without box, an empty box, threshold outside [0, 1]), SHAPE,
+ * NOMEM, NOT_FINITE. */
+CAVMAE_API cavmae_status cavmae_localization_from_boxes(cavmae_context *context, const float *heat, int64_t count,
+                                                        int32_t rows, int32_t columns, int32_t height, int32_t width,
+                                                        const double (*boxes)[4], const int32_t *box_counts,
+                                                        double threshold, double *iou,
+                                                        cavmae_localization_metrics *out) CAVMAE_CHECKED;
 
 /* ---- Search and metrics ------------------------------------------------------------------------------------ */
 
@@ -633,15 +926,22 @@ CAVMAE_API cavmae_status cavmae_index_save(const cavmae_index *index, const char
 CAVMAE_API cavmae_status cavmae_index_load(cavmae_context *context, const char *path,
                                            cavmae_index **out) CAVMAE_CHECKED;
 
+/* What the scores of a row that equal the match's count: nothing (the paper's protocol), half a place each (the mean of
+ * all orders), or a place each. Where many embeddings are the same only the last two tell. */
+#define CAVMAE_TIES_FOR_MATCH 0
+#define CAVMAE_TIES_MEAN 1
+#define CAVMAE_TIES_AGAINST_MATCH 2
+
 typedef struct cavmae_retrieval_metrics {
     uint32_t struct_size;
-    int32_t reserved;
+    int32_t ties;       /* set before the call: CAVMAE_TIES_* */
     double r1, r5, r10; /* share of queries whose match is among the first 1, 5, 10 */
     double median_rank; /* from 1 */
+    double mean_rank;
 } cavmae_retrieval_metrics;
 
 /* similarity [count, count], row = query, the match on the diagonal. A match's rank is 1 + the number of strictly
- * greater scores in its row: ties count for the match, as in the paper's protocol. */
+ * greater scores in its row, and what `ties` adds. */
 CAVMAE_API cavmae_status cavmae_retrieval_from_similarity(const float *similarity, int64_t count,
                                                           cavmae_retrieval_metrics *out) CAVMAE_CHECKED;
 /* The same from embeddings: queries, gallery [count, dim]; cosine; row i of one matches row i of the other. */
@@ -654,11 +954,16 @@ typedef struct cavmae_class_metrics {
     int32_t scored_classes; /* classes that had both positives and negatives; means are over these */
     double mean_average_precision;
     double mean_auc;
-    double d_prime; /* sqrt(2) * inverse normal CDF of mean_auc */
+    double d_prime;          /* sqrt(2) * inverse normal CDF of mean_auc */
+    const uint8_t *subset;   /* set before the call: [classes] 1: the class counts; NULL: all do */
+    int32_t as_reference;    /* set before the call. 1: means are over all classes, with average precision 0 of one
+                              * without positives (scikit-learn's) and AUC -1 of one without either, as the
+                              * reference; only to compare with its logs */
+    int32_t lacking_classes; /* classes (of the subset) that had not both */
 } cavmae_class_metrics;
 
 /* scores, targets [count, classes], target > 0.5 = positive. average_precision, auc [classes] or NULL; NaN for
- * classes left out. Ties as in scikit-learn. */
+ * classes left out. Ties as in scikit-learn. ARG: a score or target is NaN; the subset is empty. */
 CAVMAE_API cavmae_status cavmae_classification_metrics(cavmae_context *context, const float *scores,
                                                        const float *targets, int64_t count, int32_t classes,
                                                        double *average_precision, double *auc,
@@ -666,6 +971,22 @@ CAVMAE_API cavmae_status cavmae_classification_metrics(cavmae_context *context, 
 /* Share of rows whose largest score (the first of equals) is at target [count]. */
 CAVMAE_API cavmae_status cavmae_top1_accuracy(const float *scores, const int64_t *target, int64_t count,
                                               int32_t classes, double *out) CAVMAE_CHECKED;
+
+typedef struct cavmae_topk_metrics {
+    uint32_t struct_size;
+    int32_t scored_classes;     /* classes that are a row's target */
+    int64_t rows;               /* that counted: those whose target is in the subset */
+    double accuracy;            /* share of these with the target among the k largest scores; NaN without any */
+    double mean_class_accuracy; /* mean over the scored classes of each one's share */
+    const uint8_t *subset;      /* set before the call: [classes] 1: the class competes, as the paper scores
+                                 * Kinetics-Sounds by 32 of 400 classes; NULL: all do */
+} cavmae_topk_metrics;
+
+/* Of equal scores the first comes first. per_class [classes] or NULL: each class's share; NaN for those without a row.
+ * Errors as above; also ARG: k below 1, a target that is no class. */
+CAVMAE_API cavmae_status cavmae_topk_accuracy(cavmae_context *context, const float *scores, const int64_t *target,
+                                              int64_t count, int32_t classes, int32_t k, double *per_class,
+                                              cavmae_topk_metrics *out) CAVMAE_CHECKED;
 
 #ifdef __cplusplus
 }

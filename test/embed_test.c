@@ -292,10 +292,11 @@ static void draw(uint8_t rgb[HIGH * WIDE * 3], double seconds) {
 
 static void play(float pcm[SAMPLES]) { tiny_fill(pcm, SAMPLES, 3); }
 
-static cavmae_status probe(void *user, const char *path, cavmae_media_info *info, char *error, size_t error_size) {
+static cavmae_status probe(void *user, const cavmae_source *source, cavmae_media_info *info, char *error,
+                           size_t error_size) {
     (void)user;
-    if (strcmp(path, NAME) != 0) snprintf(error, error_size, "%s: no such clip", path);
-    if (strcmp(path, NAME) != 0) return CAVMAE_E_IO;
+    if (strcmp(source->path, NAME) != 0) snprintf(error, error_size, "%s: no such clip", source->path);
+    if (strcmp(source->path, NAME) != 0) return CAVMAE_E_IO;
     info->audio_channels = 1;
     info->audio_rate = RATE;
     info->width = WIDE;
@@ -305,22 +306,22 @@ static cavmae_status probe(void *user, const char *path, cavmae_media_info *info
     return CAVMAE_OK;
 }
 
-static cavmae_status sound(void *user, const char *path, cavmae_audio_sink *sink, void *arg, char *error,
+static cavmae_status sound(void *user, const cavmae_source *source, cavmae_audio_sink *sink, void *arg, char *error,
                            size_t error_size) {
     float pcm[SAMPLES];
     cavmae_media_info info = {.struct_size = sizeof info};
-    cavmae_status status = probe(user, path, &info, error, error_size);
+    cavmae_status status = probe(user, source, &info, error, error_size);
     if (status != CAVMAE_OK) return status;
     play(pcm);
     if (*(int *)user) pcm[100] = NAN;
     return sink(arg, pcm, SAMPLES, 1, RATE);
 }
 
-static cavmae_status pictures(void *user, const char *path, const double *seconds, int32_t count,
+static cavmae_status pictures(void *user, const cavmae_source *source, const double *seconds, int32_t count,
                               cavmae_frame_sink *sink, void *arg, char *error, size_t error_size) {
     uint8_t rgb[HIGH * WIDE * 3];
     cavmae_status status = CAVMAE_OK;
-    (void)user, (void)path, (void)error, (void)error_size;
+    (void)user, (void)source, (void)error, (void)error_size;
     for (int32_t i = 0; i < count && status == CAVMAE_OK; i++) {
         draw(rgb, seconds[i]);
         status = sink(arg, i, rgb, WIDE, HIGH, WIDE * 3);

@@ -58,6 +58,34 @@ static void test_picture(cavmae_context *context, const cavmae_config *config) {
     cavmae_tensor_free(expected);
 }
 
+typedef struct places {
+    int64_t count;
+    double start[8], end[8];
+} places;
+
+static cavmae_status note(void *user, int64_t index, double start, double end, const cavmae_embedding *embedding) {
+    places *p = user;
+    if (!CHECK(index == p->count && index < 8 && embedding->joint)) return CAVMAE_E_INTERNAL;
+    p->start[index] = start;
+    p->end[index] = end;
+    p->count++;
+    return CAVMAE_OK;
+}
+
+/* Sound of the clip is resampled once; its last window ends with it. */
+static void test_windows(cavmae_model *model, const cavmae_embedding *out) {
+    static const double starts[] = {0, 3, 6, 6.024};
+    const cavmae_source source = {.struct_size = sizeof source, .path = CLIP};
+    const cavmae_window_options options = {.struct_size = sizeof options, .window_seconds = 4, .hop_seconds = 3};
+    places p = {0};
+    CHECK_OK(cavmae_embed_windows(model, &source, &options, out, note, &p));
+    CHECK(p.count == 4);
+    for (int i = 0; i < 4; i++) {
+        CHECK_CLOSE(p.start[i], starts[i], 1e-4);
+        CHECK_CLOSE(p.end[i], starts[i] + 4, 1e-4);
+    }
+}
+
 static void test_embedding(cavmae_config *config) {
     enum { WIDTH = 96 };
     float rows[3][WIDTH];
@@ -71,6 +99,7 @@ static void test_embedding(cavmae_config *config) {
         for (int k = 0; k < WIDTH; k++) square += (double)rows[i][k] * rows[i][k];
         CHECK(isfinite(square) && (i == 2 ? square > 0 : fabs(square - 1) < 1e-5));
     }
+    test_windows(model, &out);
     cavmae_model_free(model);
 }
 

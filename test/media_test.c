@@ -53,15 +53,16 @@ static cavmae_status refuse(int how, const char *path, char *error, size_t error
     return how == REFUSES ? CAVMAE_E_IO : how == SPEECHLESS ? CAVMAE_E_MEDIA : how == POSITIVE ? 7 : CAVMAE_OK;
 }
 
-static cavmae_status own_probe(void *user, const char *path, cavmae_media_info *info, char *error, size_t error_size) {
+static cavmae_status own_probe(void *user, const cavmae_source *source, cavmae_media_info *info, char *error,
+                               size_t error_size) {
     int how = *(int *)user;
     CHECK(info->struct_size == sizeof *info && info->width == 0);
     info->audio_channels = 2;
     info->seconds = 1.5;
-    return refuse(how, path, error, error_size);
+    return refuse(how, source->path, error, error_size);
 }
 
-static cavmae_status own_audio(void *user, const char *path, cavmae_audio_sink *sink, void *arg, char *error,
+static cavmae_status own_audio(void *user, const cavmae_source *source, cavmae_audio_sink *sink, void *arg, char *error,
                                size_t error_size) {
     int how = *(int *)user;
     float piece[2 * 700];
@@ -74,10 +75,10 @@ static cavmae_status own_audio(void *user, const char *path, cavmae_audio_sink *
                                     how == OTHER_RATE && i == 9 ? 8000 : 16000);
         if (status != CAVMAE_OK && how != DEAF) return status;
     }
-    return refuse(how, path, error, error_size);
+    return refuse(how, source->path, error, error_size);
 }
 
-static cavmae_status own_frames(void *user, const char *path, const double *seconds, int32_t count,
+static cavmae_status own_frames(void *user, const cavmae_source *source, const double *seconds, int32_t count,
                                 cavmae_frame_sink *sink, void *arg, char *error, size_t error_size) {
     int how = *(int *)user;
     uint8_t rgb[4 * 16];
@@ -91,7 +92,7 @@ static cavmae_status own_frames(void *user, const char *path, const double *seco
                  how == NO_PIXELS ? NULL : rgb, how == OTHER_SIZE && i == 0 ? 4 : 5, 4, how == THIN_ROWS ? 14 : 16);
         if (status != CAVMAE_OK && how != DEAF) return status;
     }
-    return refuse(how, path, error, error_size);
+    return refuse(how, source->path, error, error_size);
 }
 
 static void test_own_decoder(void) {
@@ -241,8 +242,8 @@ static void test_sound(cavmae_context *context) {
     CHECK(truncate(path, 44) == 0);
     CHECK_STATUS(cavmae_media_audio(context, path, &tensor, &rate), CAVMAE_E_MEDIA);
     CHECK(truncate(path, 0) == 0);
-    CHECK_STATUS(cavmae_media_audio(context, path, &tensor, &rate), CAVMAE_E_MEDIA);
-    CHECK_STATUS(cavmae_media_probe(context, path, &info), CAVMAE_E_MEDIA);
+    CHECK_STATUS(cavmae_media_audio(context, path, &tensor, &rate), CAVMAE_E_FORMAT);
+    CHECK_STATUS(cavmae_media_probe(context, path, &info), CAVMAE_E_FORMAT);
     unlink(path);
     CHECK_STATUS(cavmae_media_audio(context, path, &tensor, &rate), CAVMAE_E_IO);
     CHECK(strstr(cavmae_last_error(), "sound:%d.wav: cannot open: No such file") != NULL);
@@ -257,7 +258,7 @@ static void test_play_list(cavmae_context *context) {
     FILE *file = fopen(in_directory("list.m3u8"), "w");
     fprintf(file, "#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\n%s/a.wav\n#EXT-X-ENDLIST\n", directory);
     fclose(file);
-    CHECK_STATUS(cavmae_media_audio(context, in_directory("list.m3u8"), &tensor, &rate), CAVMAE_E_MEDIA);
+    CHECK_STATUS(cavmae_media_audio(context, in_directory("list.m3u8"), &tensor, &rate), CAVMAE_E_FORMAT);
     unlink(in_directory("list.m3u8"));
     unlink(in_directory("a.wav"));
 }

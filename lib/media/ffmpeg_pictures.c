@@ -1,4 +1,5 @@
 /* The frames of a video at given times, as RGB. */
+#include <libavutil/common.h>
 #include <libavutil/imgutils.h>
 #include <libavutil/mathematics.h>
 #include <libswscale/swscale.h>
@@ -9,7 +10,6 @@
 
 typedef struct viewer {
     cavmae__reader r;
-    int64_t origin;           /* timestamp of the track's first frame: 0 seconds */
     AVFrame *shown, *ahead;   /* the frame to show, and the one decoded after it */
     int has_shown, has_ahead; /* which of them are filled */
     int ended;                /* nothing comes after `ahead` */
@@ -46,13 +46,13 @@ static const int32_t *track_matrix(const AVStream *stream) {
 #endif
 }
 
-int cavmae__track_is_turned(const AVStream *stream) { return orientation_of(track_matrix(stream)).turned; }
-
 /* Pictures carry their own (JPEG's Exif), videos the track's. */
-static orientation frame_orientation(const viewer *v) {
-    const AVFrameSideData *side = av_frame_get_side_data(v->shown, AV_FRAME_DATA_DISPLAYMATRIX);
-    return orientation_of(side ? (const int32_t *)side->data : track_matrix(v->r.stream));
+static orientation frame_orientation(const AVStream *stream, const AVFrame *frame) {
+    const AVFrameSideData *side = frame ? av_frame_get_side_data(frame, AV_FRAME_DATA_DISPLAYMATRIX) : NULL;
+    return orientation_of(side ? (const int32_t *)side->data : track_matrix(stream));
 }
+
+int cavmae__is_turned(const AVStream *stream, const AVFrame *frame) { return frame_orientation(stream, frame).turned; }
 
 /* Lays the picture [height, width, 3] at v->rgb down as `o` says, in new memory. */
 static cavmae_status lay_upright(viewer *v, orientation o) {
@@ -125,7 +125,7 @@ static cavmae_status convert(viewer *v) {
     if (v->still && v->r.codec->codec_id == AV_CODEC_ID_MJPEG) done = cavmae__jpeg_to_rgb(frame, v->rgb, v->stride);
     if (done < 0) return cavmae__reader_fail_code(&v->r, "cannot convert a frame", done);
     cavmae_status status = done ? CAVMAE_OK : scale(v);
-    orientation o = frame_orientation(v);
+    orientation o = frame_orientation(v->r.stream, frame);
     if (status == CAVMAE_OK && (o.turned || o.flip_x || o.flip_y)) status = lay_upright(v, o);
     return status;
 }
@@ -134,15 +134,21 @@ static cavmae_status convert(viewer *v) {
 
 static int64_t time_of(const AVFrame *frame) { return frame->best_effort_timestamp; }
 
+/* A frame that does not say when it is shown (raw H.264) follows the one before it. */
+static int64_t frame_ticks(const viewer *v) {
+    AVRational rate = av_guess_frame_rate(v->r.format, v->r.stream, v->ahead);
+    if (rate.num < 1 || rate.den < 1) return 1;
+    return av_rescale_q(1, av_inv_q(rate), v->r.stream->time_base);
+}
+
 /* Decodes `ahead`. */
 static cavmae_status advance(viewer *v) {
     int code = cavmae__reader_frame(&v->r, v->ahead);
     if (code < 0) return cavmae__reader_fail_code(&v->r, "cannot decode its frames", code);
     v->has_ahead = code;
     v->ended = !code;
-    /* A frame that does not say when it is shown follows the one before it. */
     if (code && time_of(v->ahead) == AV_NOPTS_VALUE)
-        v->ahead->best_effort_timestamp = v->has_shown ? time_of(v->shown) + 1 : v->origin;
+        v->ahead->best_effort_timestamp = v->has_shown ? av_sat_add64(time_of(v->shown), frame_ticks(v)) : v->r.zero;
     return CAVMAE_OK;
 }
 
@@ -158,12 +164,12 @@ static int64_t key_frame_before(const cavmae__reader *r, int64_t target) {
 }
 
 static int64_t position(const viewer *v) {
-    return v->has_ahead ? time_of(v->ahead) : v->has_shown ? time_of(v->shown) : v->origin;
+    return v->has_ahead ? time_of(v->ahead) : v->has_shown ? time_of(v->shown) : v->r.zero;
 }
 
 static int worth_seeking(const viewer *v, int64_t target) {
     int64_t here = position(v);
-    if (v->still || v->ended || target <= here) return 0;
+    if (v->still || v->ended || isinf(v->near) || target <= here) return 0;
     int64_t key = key_frame_before(&v->r, target);
     if (key != AV_NOPTS_VALUE && key > here) return 1;
     return ((double)target - (double)here) * av_q2d(v->r.stream->time_base) > v->near;
@@ -174,12 +180,12 @@ static int worth_seeking(const viewer *v, int64_t target) {
 static cavmae_status seek(viewer *v, int64_t target) {
     int64_t here = position(v), back = 0, step = (int64_t)(1 / av_q2d(v->r.stream->time_base)) + 1;
     for (;;) {
-        int64_t to = target - v->origin > back ? target - back : v->origin;
+        int64_t to = target - v->r.zero > back ? target - back : v->r.zero;
         if (cavmae__reader_seek(&v->r, to) < 0) return CAVMAE_OK; /* then forward from where we are */
         av_frame_unref(v->ahead);
         cavmae_status status = advance(v);
         if (status != CAVMAE_OK) return status;
-        if (to == v->origin || (v->has_ahead && time_of(v->ahead) <= target)) break;
+        if (to == v->r.zero || (v->has_ahead && time_of(v->ahead) <= target)) break;
         back = back ? 4 * back : step;
     }
     if (position(v) <= here) v->near *= 2; /* key frames are that far apart: it was no gain */
@@ -208,35 +214,32 @@ static cavmae_status show(viewer *v, int64_t target) {
                        : cavmae__reader_fail(&v->r, CAVMAE_E_MEDIA, "its video track is empty");
 }
 
-/* Times count from the track's first packet. */
-static void find_origin(viewer *v) {
-    int64_t start = v->r.stream->start_time;
-    if (start == AV_NOPTS_VALUE && cavmae__reader_packet(&v->r) == 0)
-        start = v->r.stream->start_time != AV_NOPTS_VALUE ? v->r.stream->start_time : v->r.packet->pts;
-    v->origin = start == AV_NOPTS_VALUE ? 0 : start;
-}
-
 /* A microsecond of tolerance: sums of frame times are a little off. */
 static int64_t timestamp_of(const viewer *v, double seconds) {
     double ticks = ceil((seconds - 1e-6) / av_q2d(v->r.stream->time_base));
     int64_t timestamp;
-    if (ticks < 0) return v->origin;
-    if (!(ticks < 0x1p62) || __builtin_add_overflow(v->origin, (int64_t)ticks, &timestamp)) return INT64_MAX / 2;
+    if (!(ticks > 0)) return v->r.zero;
+    if (!(ticks < 0x1p62) || __builtin_add_overflow(v->r.zero, (int64_t)ticks, &timestamp)) return INT64_MAX / 2;
     return timestamp;
 }
 
-cavmae_status cavmae__decode_pictures(void *user, const char *path, const double *seconds, int32_t count,
+/* Do packets say when they are shown? Raw streams' do not. */
+static int has_times(const cavmae__reader *r) {
+    return !r->early_count || r->early[0]->pts != AV_NOPTS_VALUE || r->early[0]->dts != AV_NOPTS_VALUE;
+}
+
+cavmae_status cavmae__decode_pictures(void *user, const cavmae_source *source, const double *seconds, int32_t count,
                                       cavmae_frame_sink *sink, void *sink_arg, char *error, size_t error_size) {
-    viewer v = {.near = 1};
+    viewer v = {0};
     (void)user;
-    cavmae_status status = cavmae__reader_open(&v.r, path, 0, error, error_size);
+    cavmae_status status = cavmae__reader_open(&v.r, source, 0, error, error_size);
     if (status == CAVMAE_OK) status = cavmae__reader_open_track(&v.r, AVMEDIA_TYPE_VIDEO);
     if (status == CAVMAE_OK) {
         v.still = cavmae__reader_is_still(&v.r);
+        v.near = has_times(&v.r) ? 1 : INFINITY; /* without, nobody knows where a seek ends */
         v.shown = av_frame_alloc();
         v.ahead = av_frame_alloc();
         if (!v.shown || !v.ahead) status = cavmae__reader_fail_code(&v.r, "cannot decode", AVERROR(ENOMEM));
-        find_origin(&v);
     }
     for (int32_t i = 0; i < count && status == CAVMAE_OK; i++) {
         status = show(&v, timestamp_of(&v, seconds[i]));
