@@ -43,9 +43,11 @@ SOURCES := $(sort $(wildcard $(addsuffix /*.c,$(LIB_DIRS))))
 SIMD_SOURCES := $(foreach file,$(SOURCES),$(if $(filter simd_%,$(notdir $(file))),$(file)))
 PLAIN_SOURCES := $(filter-out $(SIMD_SOURCES),$(SOURCES))
 MEDIA_SOURCES := $(sort $(wildcard lib/media/*.c))
-PROGRAMS := $(foreach name,scenes pretrain embed retrieve info bench demo-page,$(if $(wildcard examples/$(name).c),$(name)))
+PROGRAMS := $(foreach name,scenes pretrain finetune evaluate embed retrieve inpaint localize extract pack convert average info \
+    bench reproduce demo-page,$(if $(wildcard examples/$(name).c),$(name)))
 PROGRAM_HELPERS := $(sort $(wildcard examples/lib/*.c))
 UNIT_TESTS := $(patsubst test/%.c,%,$(sort $(wildcard test/*_test.c)))
+FUZZ_TARGETS := $(patsubst test/fuzz/%.c,%,$(sort $(wildcard test/fuzz/fuzz_*.c)))
 
 # ---- Flags ----
 
@@ -97,12 +99,12 @@ MEDIA := $(if $(MEDIA_SOURCES),$(BUILD)/lib/libcavmae-media.so)
 INTERNAL := $(BUILD)/test/libcavmae-internal.a
 HELPERS := $(if $(PROGRAM_HELPERS),$(OBJ)/examples.a)
 PROGRAM_FILES := $(PROGRAMS:%=$(BUILD)/bin/cavmae-%)
-TEST_FILES := $(UNIT_TESTS:%=$(BUILD)/test/%) $(if $(wildcard test/golden.c),$(BUILD)/test/golden)
+TEST_FILES := $(addprefix $(BUILD)/test/,$(UNIT_TESTS) $(FUZZ_TARGETS)) $(if $(wildcard test/golden.c),$(BUILD)/test/golden)
 
 Q := $(if $(V),,@)
 say = $(if $(V),,@printf '  %-5s %s\n' $(1) $@)
 
-.PHONY: all check test-files unit asan tsan lint lint-quick demo bench install uninstall clean help FORCE
+.PHONY: all check test-files unit asan tsan fuzz fuzz-files lint lint-quick demo bench reproduce install uninstall clean help FORCE
 .DELETE_ON_ERROR:
 .SECONDARY:
 .SUFFIXES:
@@ -180,7 +182,8 @@ $(HELPERS): $(HELPER_OBJECTS) $(LINK_STAMP)
 	$(call say,AR)
 	$(Q)rm -f $@ && $(AR) rcs $@ $(HELPER_OBJECTS)
 
-$(BUILD)/bin/cavmae-scenes $(BUILD)/bin/cavmae-demo-page: PROGRAM_LIBS := -ljpeg
+$(BUILD)/bin/cavmae-scenes $(BUILD)/bin/cavmae-extract $(BUILD)/bin/cavmae-demo-page: PROGRAM_LIBS := -ljpeg
+$(addprefix $(BUILD)/bin/cavmae-,inpaint localize retrieve): PROGRAM_LIBS := -lpng -ljpeg
 $(BUILD)/bin/cavmae-%: $(OBJ)/examples/%.o $(HELPERS) $(BUILD)/lib/libcavmae.so
 	$(call say,LINK)
 	$(Q)mkdir -p $(@D) && $(CC) $(CFLAGS) $(OWN_FLAGS) $(LDFLAGS) -Wl,-rpath,'$$ORIGIN/../lib' -o $@ $< $(HELPERS) \
@@ -194,6 +197,20 @@ $(INTERNAL): $(LIB_OBJECTS) $(LINK_STAMP)
 $(BUILD)/test/%_test: $(OBJ)/test/%_test.o $(INTERNAL)
 	$(call say,LINK)
 	$(Q)$(CC) $(CFLAGS) $(OWN_FLAGS) $(LDFLAGS) -o $@ $< $(INTERNAL) $(LIBS)
+
+# Readers of untrusted bytes, with a main that runs their corpus, or with libFuzzer's. --wrap: test/fuzz/fuzz.h says why.
+# The plug-in is linked in where it is fuzzed.
+$(BUILD)/test/fuzz_media $(BUILD)/libfuzzer/fuzz_media: FUZZ_OBJECTS := $(MEDIA_OBJECTS)
+$(BUILD)/test/fuzz_media $(BUILD)/libfuzzer/fuzz_media: FUZZ_LIBS = $$($(PKG_CONFIG) --libs $(FFMPEG))
+$(BUILD)/test/fuzz_media $(BUILD)/libfuzzer/fuzz_media: $(MEDIA_OBJECTS)
+fuzz_link = $(Q)mkdir -p $(@D) && $(CC) $(CFLAGS) $(OWN_FLAGS) $(LDFLAGS) -Wl,--wrap=mmap,--wrap=munmap $(1) -o $@ \
+    $(OBJ)/test/fuzz/$(@F).o $(FUZZ_OBJECTS) $(INTERNAL) $(FUZZ_LIBS) $(LIBS)
+$(BUILD)/test/fuzz_%: $(OBJ)/test/fuzz/fuzz_%.o $(OBJ)/test/fuzz/driver.o $(INTERNAL)
+	$(call say,LINK)
+	$(call fuzz_link,$(OBJ)/test/fuzz/driver.o)
+$(BUILD)/libfuzzer/fuzz_%: $(OBJ)/test/fuzz/fuzz_%.o $(INTERNAL)
+	$(call say,LINK)
+	$(call fuzz_link,-fsanitize=fuzzer)
 
 $(BUILD)/test/op_bench: $(OBJ)/test/op_bench.o $(INTERNAL)
 	$(call say,LINK)
@@ -227,6 +244,18 @@ tsan: | $(BUILD)/.setup-check
 	@$(MAKE) --no-print-directory BUILD=$(BUILD)/tsan SANITIZE=thread WITHOUT_ONEDNN=1 CFLAGS='-O1 -g' test-files
 	@BUILD=$(BUILD)/tsan TSAN_OPTIONS=halt_on_error=1 bash test/run.sh unit
 
+# Each reader of untrusted bytes for FUZZ_SECONDS with libFuzzer; FUZZ="fuzz_json ..." for some of them. What is found
+# stays in $(BUILD)/fuzz, and belongs into test/fuzz/corpus once it is mended.
+FUZZ_SECONDS ?= 10
+FUZZ ?= $(FUZZ_TARGETS)
+fuzz-files: $(FUZZ:%=$(BUILD)/libfuzzer/%)
+
+fuzz:
+	@command -v clang >/dev/null || { echo 'make fuzz: needs clang, for its libFuzzer'; exit 1; }
+	@$(MAKE) --no-print-directory BUILD=$(BUILD)/fuzz CC=clang SANITIZE=address,undefined,fuzzer-no-link \
+	    CFLAGS='-O1 -g' fuzz-files
+	@BUILD=$(BUILD)/fuzz bash test/fuzz/fuzz.sh $(FUZZ_SECONDS) $(FUZZ)
+
 lint-quick: $(LIB_OBJECTS)
 	@sh test/lint/layers.sh
 	@sh test/lint/files.sh
@@ -243,6 +272,10 @@ demo: all
 
 bench: all
 	@bash examples/bench.sh
+
+# The paper's questions, asked on small models; up to an hour. Writes docs/REPRODUCTION.md.
+reproduce: all
+	@bash examples/reproduce.sh
 
 # ---- Installing ----
 
@@ -273,8 +306,10 @@ help:
 	@echo 'make check      all tests; ends with "N passed, N failed"'
 	@echo 'make unit       only the unit tests and golden cases'
 	@echo 'make asan tsan  the same under AddressSanitizer and UBSan, and under ThreadSanitizer'
+	@echo 'make fuzz       each reader of files under libFuzzer (clang) for FUZZ_SECONDS=10'
 	@echo 'make lint       layers, banned calls, names, format, static analysis'
 	@echo 'make demo bench train, search and show on synthetic scenes; measure'
+	@echo 'make reproduce  ask the questions of the paper on small models: docs/REPRODUCTION.md'
 	@echo 'make install    DESTDIR, PREFIX=$(PREFIX), LIBDIR, INCLUDEDIR, BINDIR; also: uninstall'
 	@echo 'make clean      removes $(BUILD)/'
 	@sed -n 's/^#   \([A-Z]\)/  \1/p' Makefile

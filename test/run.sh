@@ -38,6 +38,12 @@ for test in test/*_test.c; do
     name=$(basename "$test" .c)
     run "$name" 300 "$BUILD/test/$name"
 done
+# Each reader of untrusted bytes on its corpus, and on changed copies of it.
+for target in test/fuzz/fuzz_*.c; do
+    name=$(basename "$target" .c)
+    . test/fuzz/corpora.sh "${name#fuzz_}"
+    run "$name" 120 "$BUILD/test/$name" "${corpora[@]}"
+done
 # Golden cases of the kinds that this version computes: those in the tree, and more where the oracle's folder lies beside
 # it. The base-size ones are too slow under a sanitizer.
 if [ -f test/golden.c ]; then
@@ -48,8 +54,9 @@ if [ -f test/golden.c ]; then
         [ "$mode" = unit ] && [[ $name == *_base.* ]] && continue
         [[ $file == ../* ]] && [ -f "test/cases/$name" ] && continue
         [ -f "$file" ] || continue
+        [ "$name" = finetune_loop.safetensors ] && continue # loop_test's
         case $name in
-        pretrain_* | features*) floats+=("$file") bfloats+=("$file") ;;
+        pretrain_* | features* | finetune_* | linear_probe*) floats+=("$file") bfloats+=("$file") ;;
         audio_* | image_* | metrics*) floats+=("$file") ;;
         esac
     done
@@ -62,6 +69,9 @@ if [ "$mode" = check ]; then
     run symbols 60 sh test/abi/symbols.sh
     run install 120 sh test/install/install.sh
     run readme 120 sh test/readme.sh
+    run finetune 120 sh test/finetune.sh
+    run extract 120 sh test/extract.sh
+    run convert 60 sh test/convert.sh
     run layers 60 sh test/lint/layers.sh
     run files 60 sh test/lint/files.sh
     run banned 60 sh test/lint/banned.sh "$BUILD/obj"
