@@ -35,6 +35,8 @@ static void test_status(void) {
     pthread_create(&thread, NULL, fail_elsewhere, NULL);
     pthread_join(thread, NULL);
     CHECK(strcmp(cavmae_last_error(), "again: line 7: file \"x\"") == 0);
+    cavmae__fail(CAVMAE_E_ARG, "tensor %s", "\x1b[2Ja\tb\x7f\xc3\xa9"); /* a file's words do not rule the terminal */
+    CHECK(strcmp(cavmae_last_error(), "tensor ?[2Ja?b?\xc3\xa9") == 0);
     memset(longer, 'x', sizeof longer - 1);
     longer[sizeof longer - 1] = '\0';
     cavmae__fail(CAVMAE_E_ARG, "%s", longer);
