@@ -4,8 +4,8 @@
  *   classify    mAP, AUC, d', accuracy of a model with a head; over several frames of each clip, on a subset of classes
  *   pretrain    losses of a pretraining model with masks that are the same every time, of any mode and ratio
  *
- * Data keys can be set for studies: shuffle_pairs=1 gives every sound another clip's picture, clip_frames another frame
- * rate, mask_mode_a, mask_ratio_v, ... other masks. */
+ * Keys can be set for studies: shuffle_pairs=1 gives every sound another clip's picture, clip_frames another frame
+ * rate, mask_mode_a, mask_ratio_v, ... other masks; and for what a .pth does not say: loss=ce, num_heads. */
 #define _GNU_SOURCE
 #include <errno.h>
 #include <inttypes.h>
@@ -218,11 +218,15 @@ static void write_scores(const evaluation *e, const class_scores *s) {
     cavmae_tensor_free(tensor);
 }
 
-/* Only what the mode looks at is read. */
+/* Only what the mode looks at is read; nothing of how it was trained matters to a loader. */
 static cavmae_loader *open_clips(const evaluation *e, int32_t mode) {
     cavmae_config *config;
     check(cavmae_config_clone(e->config, &config));
     if (e->frames > 1) check(cavmae_config_set_i64(config, CAVMAE_P_FRAME, -3));
+    if (mode != CAVMAE_MODE_MULTIMODAL) {
+        check(cavmae_config_set(config, "head_input", "joint"));
+        check(cavmae_config_set(config, "modality_dropout", "0"));
+    }
     if (mode == CAVMAE_MODE_AUDIO_ONLY || mode == CAVMAE_MODE_MISSING_AUDIO_ONLY) {
         check(cavmae_config_set(config, "modalities", "a"));
         check(cavmae_config_set(config, "mode", "audioonly"));
@@ -235,20 +239,29 @@ static cavmae_loader *open_clips(const evaluation *e, int32_t mode) {
     return loader;
 }
 
+/* The model's; one of one modality has no other. */
+static const char *own_mode(const evaluation *e) {
+    const char *mode, *modalities;
+    check(cavmae_config_get_str(e->config, CAVMAE_P_MODE, &mode));
+    check(cavmae_config_get_str(e->config, CAVMAE_P_MODALITIES, &modalities));
+    if (!strcmp(modalities, "av")) return mode;
+    return !strcmp(modalities, "a") ? "audioonly" : "videoonly";
+}
+
 static void evaluate_classes(const evaluation *e) {
     static const char *const modes[] = {"multimodal",       "audioonly",        "videoonly",
                                         "missingaudioonly", "missingvideoonly", NULL};
     static const char *const averages[] = {"scores", "logits", "features", NULL};
-    const char *mode_name = e->mode;
+    const char *mode_name = e->mode ? e->mode : own_mode(e);
     if (!e->labels) die("--task classify needs --labels");
-    if (!mode_name) check(cavmae_config_get_str(e->config, CAVMAE_P_MODE, &mode_name));
     int32_t mode = CAVMAE_MODE_MULTIMODAL + word_of("--mode", mode_name, modes),
-            average = word_of("--average", e->average, averages);
+            average = word_of("--average", e->average ? e->average : "scores", averages);
     int64_t most_frames = whole_number(e->config, CAVMAE_P_CLIP_FRAMES);
     if (e->frames < 1 || e->frames > most_frames)
         die("--frames is %d; a clip has clip_frames = %" PRId64, (int)e->frames, most_frames);
-    cavmae_loader *loader = open_clips(e, mode);
     int64_t classes = whole_number(e->config, CAVMAE_P_CLASSES);
+    if (!classes) die("%s has no head to tell classes by: cavmae-finetune trains one", e->model_path);
+    cavmae_loader *loader = open_clips(e, mode);
     if (cavmae_loader_classes(loader) != classes)
         die("%s has a head for %" PRId64 " classes, %s has %d", e->model_path, classes, e->labels,
             (int)cavmae_loader_classes(loader));
@@ -259,7 +272,7 @@ static void evaluate_classes(const evaluation *e) {
     begin(e, "classify", scores.count);
     say_text(e, "mode", "mode", mode_name);
     say(e, "frames", "frames of a clip", e->frames, 0);
-    if (e->frames > 1) say_text(e, "average", "averaged over frames", e->average);
+    if (e->frames > 1) say_text(e, "average", "averaged over frames", averages[average]);
     if (subset) say_text(e, "subset", "classes of", e->subset);
     say(e, "scored_classes", "classes scored", r.classes.scored_classes, 0);
     say(e, "lacking_classes", "without positives or negatives", r.classes.lacking_classes, 0);
@@ -307,12 +320,52 @@ static void keep_batch(const evaluation *e) {
     cavmae_config_free(own);
 }
 
+/* ---- Starting ---- */
+
+/* Says a key of model, input contract or objective something else than the model? */
+static int32_t model_is_set(const evaluation *e) {
+    cavmae_key_info key = {.struct_size = sizeof key};
+    cavmae_config *own;
+    int32_t differs = 0;
+    check(cavmae_model_config(e->model, &own));
+    for (int32_t i = 0; !differs && cavmae_config_key_info(i, &key) == CAVMAE_OK; i++) {
+        const char *has, *wants;
+        if (key.key >= CAVMAE_P_OPTIMIZER) break; /* training's first */
+        check(cavmae_config_get_str(own, key.key, &has));
+        check(cavmae_config_get_str(e->config, key.key, &wants));
+        differs = strcmp(has, wants) != 0;
+    }
+    cavmae_config_free(own);
+    return differs;
+}
+
+/* What was set holds for the model as for the clips: the same parameters, with another loss, length of sound, ... */
+static void set_model(evaluation *e) {
+    cavmae_load_report report = {.struct_size = sizeof report};
+    cavmae_model *as_set;
+    if (whole_number(e->config, CAVMAE_P_FRAME) == -3) die("--set frame=-3: --frames says how many are averaged");
+    if (!model_is_set(e)) return;
+    check(cavmae_model_adapt(e->config, e->model, &report, &as_set));
+    if (report.missing) die("--set: %s lacks %" PRId64 " parameters of such a model", e->model_path, report.missing);
+    cavmae_model_free(e->model);
+    e->model = as_set;
+}
+
+static void refuse_options_of_others(const evaluation *e, const char *task) {
+    int32_t classify =
+        e->frames != 1 || e->average || e->mode || e->subset || e->per_class || e->scores || e->reference_metrics;
+    if (classify && strcmp(task, "classify") != 0)
+        die("--frames, --average, --mode, --subset, --per-class, --scores and --reference-metrics are for --task "
+            "classify");
+    if (e->against && strcmp(task, "retrieval") != 0) die("--ties-against is for --task retrieval");
+}
+
 int main(int argc, char **argv) {
     static const struct {
         const char *name;
         void (*run)(const evaluation *);
     } tasks[] = {{"retrieval", evaluate_retrieval}, {"classify", evaluate_classes}, {"pretrain", evaluate_losses}};
-    evaluation e = {.average = "scores", .frames = 1};
+    evaluation e = {.frames = 1};
     const char *task = NULL, *device = NULL;
     int32_t threads = 0;
     const option options[] = {
@@ -326,7 +379,7 @@ int main(int argc, char **argv) {
          .number = &e.frames},
         {.name = "--average",
          .value = "A",
-         .help = "of several frames: scores, logits or features (scores)",
+         .help = "classify: of several frames: scores, logits or features (scores)",
          .text = &e.average},
         {.name = "--mode",
          .value = "M",
@@ -353,11 +406,13 @@ int main(int argc, char **argv) {
     while (i < count && strcmp(task, tasks[i].name) != 0) i++;
     if (i == count) die("--task is retrieval, classify or pretrain, not %s", task);
 
+    refuse_options_of_others(&e, task);
     e.context = open_context(device, threads, NULL);
     check(cavmae_model_load(e.context, e.model_path, 0, NULL, &e.model));
     e.config = gallery_config(e.model);
     if (tasks[i].run == evaluate_losses) keep_batch(&e);
     apply_settings(e.config, &e.settings);
+    set_model(&e);
     tasks[i].run(&e);
     cavmae_config_free(e.config);
     cavmae_model_free(e.model);

@@ -213,23 +213,36 @@ static int32_t train(run *r) {
  * trained with. */
 static cavmae_config *configure(cavmae_context *context, cavmae_model *pretrained, const char *recipe, int32_t probe,
                                 const words *settings) {
-    cavmae_config *own, *config;
-    cavmae_key_info key = {.struct_size = sizeof key};
-    check(cavmae_model_config(pretrained, &own));
+    cavmae_config *config;
     check(cavmae_config_create(context, NULL, &config));
-    for (int32_t i = 0; cavmae_config_key_info(i, &key) == CAVMAE_OK; i++) {
-        const char *value;
-        if (key.key >= CAVMAE_P_MAE_WEIGHT) break; /* the objective's first */
-        check(cavmae_config_get_str(own, key.key, &value));
-        check(cavmae_config_set(config, key.name, value));
-    }
-    cavmae_config_free(own);
+    take_model_keys(config, pretrained);
     check(cavmae_config_set_i64(config, CAVMAE_P_CLASSES, 1)); /* until the labels are read */
     if (recipe) check(cavmae_config_apply(config, recipe));
     if (probe) check(cavmae_config_set_i64(config, CAVMAE_P_FREEZE_BASE, 1));
     if (probe && !recipe) check(cavmae_config_set_f64(config, CAVMAE_P_LR, 1e-3));
     apply_settings(config, settings);
     return config;
+}
+
+/* A head of other classes, or that sees something else, is no start for the new one. */
+static cavmae_model *without_other_head(const run *r, cavmae_model *pretrained) {
+    cavmae_config *config;
+    cavmae_model *out;
+    const char *has, *wants;
+    check(cavmae_model_config(pretrained, &config));
+    int64_t classes = whole_number(config, CAVMAE_P_CLASSES);
+    check(cavmae_config_get_str(config, CAVMAE_P_HEAD_INPUT, &has));
+    check(cavmae_config_get_str(r->config, CAVMAE_P_HEAD_INPUT, &wants));
+    if (classes && (classes != r->classes || strcmp(has, wants) != 0)) {
+        check(cavmae_config_set_i64(config, CAVMAE_P_CLASSES, 0));
+        check(cavmae_config_set_i64(config, CAVMAE_P_DECODER, 0));
+        check(cavmae_config_set_i64(config, CAVMAE_P_FREEZE_BASE, 0));
+        check(cavmae_model_adapt(config, pretrained, NULL, &out));
+        cavmae_model_free(pretrained);
+        pretrained = out;
+    }
+    cavmae_config_free(config);
+    return pretrained;
 }
 
 static void adapt(run *r, cavmae_model *pretrained) {
@@ -307,6 +320,7 @@ int main(int argc, char **argv) {
     r.classes = cavmae_loader_classes(r.data.loader);
     check(cavmae_config_set_i64(r.config, CAVMAE_P_CLASSES, r.classes));
     if (recipe) count_milestones_in_epochs(r.config, batches_of(&r.data), &settings);
+    pretrained = without_other_head(&r, pretrained);
     adapt(&r, pretrained);
     cavmae_model_free(pretrained);
     r.data.cached = can_cache_features(r.config);

@@ -83,6 +83,18 @@ static void open_validation(run *r, const char *manifest, const char *labels) {
     cavmae_config_free(config);
 }
 
+/* A new model; or from another one's parameters, with a new decoder where that has none. */
+static void make_model(run *r, cavmae_model *from) {
+    cavmae_load_report report = {.struct_size = sizeof report};
+    if (!from) {
+        check(cavmae_model_create(r->config, &r->model));
+        return;
+    }
+    check(cavmae_model_adapt(r->config, from, &report, &r->model));
+    fprintf(stderr, "%" PRId64 " parameters taken over, %" PRId64 " new\n", report.matched, report.missing);
+    cavmae_model_free(from);
+}
+
 static void start(run *r, const char *out, int32_t resume) {
     r->folder.losses.header = "step,epoch,loss,loss_mae_a,loss_mae_v,loss_c,accuracy,lr,grad_norm";
     r->folder.validation.header = "epoch,loss,loss_mae_a,loss_mae_v,loss_c,accuracy";
@@ -94,7 +106,9 @@ static void start(run *r, const char *out, int32_t resume) {
 
 int main(int argc, char **argv) {
     run r = {0};
-    const char *data = NULL, *labels = NULL, *val = NULL, *out = NULL, *preset = "base", *recipe = NULL, *device = NULL;
+    const char *data = NULL, *labels = NULL, *val = NULL, *out = NULL, *preset = "base", *recipe = NULL, *device = NULL,
+               *from_path = NULL;
+    cavmae_model *from = NULL;
     int32_t resume = 0, threads = 0;
     words settings = {0};
     const option options[] = {
@@ -107,6 +121,10 @@ int main(int argc, char **argv) {
         {.name = "--val", .value = "V.json", .help = "validation manifest", .text = &val},
         {.name = "--out", .value = "DIR", .help = "where the run's files go", .text = &out},
         {.name = "--preset", .value = "P", .help = "base or tiny (base)", .text = &preset},
+        {.name = "--model",
+         .value = "F",
+         .help = "start from this one's parameters: a model in any form, also a vision MAE's .pth",
+         .text = &from_path},
         {.name = "--recipe",
          .value = "R",
          .help = "pretrain-base, pretrain-scale+, ...; milestones are epochs then",
@@ -125,6 +143,12 @@ int main(int argc, char **argv) {
 
     r.context = open_context(device, threads, NULL);
     r.config = open_config(r.context, preset, &(words){0});
+    if (from_path) {
+        check(cavmae_model_load(r.context, from_path, 0, NULL, &from));
+        take_model_keys(r.config, from);
+        check(cavmae_config_set_i64(r.config, CAVMAE_P_CLASSES, 0)); /* a head is not trained here, but a decoder */
+        check(cavmae_config_set_i64(r.config, CAVMAE_P_DECODER, 1));
+    }
     if (recipe) check(cavmae_config_apply(r.config, recipe));
     apply_settings(r.config, &settings);
     r.epochs = whole_number(r.config, CAVMAE_P_EPOCHS);
@@ -133,7 +157,7 @@ int main(int argc, char **argv) {
         die("%s has %" PRId64 " clips, less than one batch", data, cavmae_loader_count(r.loader));
     if (recipe) count_milestones_in_epochs(r.config, cavmae_loader_batches(r.loader), &settings);
     if (val) open_validation(&r, val, labels);
-    check(cavmae_model_create(r.config, &r.model));
+    make_model(&r, from);
     check(cavmae_optimizer_create(r.model, r.config, &r.optimizer));
     check(cavmae_trainer_create(r.model, r.optimizer, r.config, &r.trainer));
     start(&r, out, resume);

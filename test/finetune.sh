@@ -51,6 +51,13 @@ try "$bin/cavmae-scenes" --clips 44 --val 14 --seed 1 --out "$work/clips"
     try $evaluate --task retrieval --model "$work/pre/model.safetensors" --manifest "$val" --set shuffle_pairs=1
     if [ -n "$rank" ] && [ "$rank" != "$(value mean_rank)" ]; then good; else bad "shuffled pairs rank alike"; fi
 
+    # Pretraining goes on from another model's parameters; of a classifier's too, with a new decoder.
+    go_on="$bin/cavmae-pretrain --data $train --threads 2"
+    try $go_on --model "$work/pre/model.safetensors" --out "$work/on" --set lr=1e-12 epochs=1 batch=10 loader_threads=1
+    if grep -q ' taken over, 0 new$' "$work/out"; then good; else bad "not taken over: $(cat "$work/out")"; fi
+    try $evaluate --task retrieval --model "$work/on/model.safetensors" --manifest "$val"
+    same "rank after no training" "$(value mean_rank)" "$rank"
+
     # Fine-tuning: a milestone is an epoch; what is averaged is there, and differs from the last epoch.
     try $finetune --model "$work/pre/model.safetensors" --out "$work/fine" --recipe finetune-vggsound --average \
         --set epochs=3 batch=10 milestones=2 average_from=2 freq_mask=8 time_mask=16 balanced=0
@@ -93,10 +100,40 @@ try "$bin/cavmae-scenes" --clips 44 --val 14 --seed 1 --out "$work/clips"
     same "classes in the file" "$(sed 1d "$work/classes.csv" | wc -l)" 17
     if [ "$(head -c 6 "$work/scores.npy" | tail -c 5)" = NUMPY ]; then good; else bad "no scores"; fi
 
+    # One modality: trained so, or left out in training now and then; what is set holds for model and clips.
+    try $finetune --model "$work/pre/model.safetensors" --out "$work/sound" --set modalities=a epochs=1 batch=10
+    try $evaluate --task classify --model "$work/sound/model.safetensors" --manifest "$val" --labels "$labels"
+    same "mAP by sound" "$(value map)" "$(row "$work/sound/val.csv" 3)"
+    same mode "$(value mode)" '"audioonly"'
+    try $finetune --model "$work/pre/model.safetensors" --out "$work/dropped" \
+        --set modality_dropout=0.5 head_input=concat epochs=1 batch=10
+    for mode in audioonly videoonly; do
+        try $evaluate --task classify --model "$work/dropped/model.safetensors" --manifest "$val" --labels "$labels" \
+            --mode $mode
+    done
+    try $classify "$work/fine/model.safetensors" --scores "$work/softmax.npy"
+    try $classify "$work/fine/model.safetensors" --scores "$work/sigmoid.npy" --set loss=bce
+    if cmp -s "$work/softmax.npy" "$work/sigmoid.npy"; then bad "loss=bce changes no score"; else good; fi
+    try $go_on --model "$work/fine/model.safetensors" --out "$work/back" --set epochs=1 batch=10
+    if grep -q ' taken over, 49 new$' "$work/out"; then good; else bad "not a new decoder: $(cat "$work/out")"; fi
+    # A classifier of other classes to start from: all but its head.
+    grep -v -e '^16,' "$labels" >"$work/fewer.csv"
+    sed 's/,brown"/"/' "$train" >"$work/clips/fewer.json"
+    try "$bin/cavmae-finetune" --model "$work/fine/model.safetensors" --data "$work/clips/fewer.json" \
+        --labels "$work/fewer.csv" --out "$work/other" --set epochs=1 batch=10
+    if grep -q '^16 classes; .*, 4 new$' "$work/out"; then good; else bad "not a new head: $(cat "$work/out")"; fi
+
     echo ship >"$work/subset"
     refuse "no class 'ship'" $classify "$work/probe/model.safetensors" --subset "$work/subset"
-    refuse "head for" $classify "$work/pre/model.safetensors"
+    refuse "no head" $classify "$work/pre/model.safetensors"
+    refuse "head for" $classify "$work/other/model.safetensors"
     refuse "frames" $classify "$work/probe/model.safetensors" --frames 11
+    refuse "'mlp_head.1.weight'" $classify "$work/probe/model.safetensors" --set classes=3
+    refuse "lacks 2 parameters" $classify "$work/probe/model.safetensors" --set head=linear
+    refuse "--frames" $classify "$work/probe/model.safetensors" --set frame=-3
+    refuse "for --task classify" $evaluate --task retrieval --frames 3 --model "$work/pre/model.safetensors" \
+        --manifest "$val"
+    refuse "for --task retrieval" $classify "$work/probe/model.safetensors" --ties-against
     refuse "average_from" $finetune --model "$work/pre/model.safetensors" --out "$work/no" --average \
         --set average_from=9 epochs=3
     refuse "resume" $finetune --model "$work/pre/model.safetensors" --out "$work/fine" --set batch=10

@@ -95,6 +95,19 @@ void count_milestones_in_epochs(cavmae_config *config, int64_t batches, const wo
     check(cavmae_config_set_i64(config, CAVMAE_P_MILESTONE_UNIT, updates > 1 ? updates : 1));
 }
 
+void take_model_keys(cavmae_config *config, const cavmae_model *model) {
+    cavmae_config *own;
+    cavmae_key_info key = {.struct_size = sizeof key};
+    check(cavmae_model_config(model, &own));
+    for (int32_t i = 0; cavmae_config_key_info(i, &key) == CAVMAE_OK; i++) {
+        const char *value;
+        if (key.key >= CAVMAE_P_MAE_WEIGHT) break; /* the objective's first */
+        check(cavmae_config_get_str(own, key.key, &value));
+        check(cavmae_config_set(config, key.name, value));
+    }
+    cavmae_config_free(own);
+}
+
 /* ---- Measuring ---- */
 
 void take_data_as_it_is(cavmae_config *config) {

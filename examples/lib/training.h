@@ -37,6 +37,9 @@ int64_t take_checkpoint_steps(words *settings);
 /* A recipe's milestones are epochs, of so many batches; unless the settings say what they are. */
 void count_milestones_in_epochs(cavmae_config *config, int64_t batches, const words *settings);
 
+/* Sets model and input contract as a model has them, to train on from its parameters. */
+void take_model_keys(cavmae_config *config, const cavmae_model *model);
+
 /* Turns off what training does to data: order, augmentation, shuffled pairs, dropping clips; the middle picture. */
 void take_data_as_it_is(cavmae_config *config);
 

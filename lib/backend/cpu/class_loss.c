@@ -32,10 +32,11 @@ static double bce_row(const cavmae__class_loss *op, const float *z, const float 
 
 /* -sum of y log softmax(z); its slope is softmax(z) times the sum of y, minus y. */
 static double cross_entropy_row(const cavmae__class_loss *op, const float *z, const float *y, float *dz) {
-    const double most = (double)z[largest(z, op->classes)];
-    double exponentials = 0, targets = 0, sum = 0;
+    const int32_t best = largest(z, op->classes);
+    const double most = (double)z[best];
+    double exponentials = 1 /* the largest's own */, targets = 0, sum = 0;
     for (int32_t k = 0; k < op->classes; k++) {
-        exponentials += exp((double)z[k] - most);
+        if (k != best) exponentials += exp((double)z[k] - most);
         targets += (double)y[k];
     }
     const double log_sum = most + log(exponentials);
@@ -44,7 +45,7 @@ static double cross_entropy_row(const cavmae__class_loss *op, const float *z, co
         if (target != 0) sum += target * (log_sum - (double)z[k]);
         if (dz) dz[k] = (float)((targets * exp((double)z[k] - log_sum) - target) / (double)op->rows);
     }
-    return exponentials == exponentials ? sum : exponentials;
+    return log_sum == log_sum ? sum : log_sum; /* a NaN is in log_sum, whatever the labels */
 }
 
 static void row_task(void *arg, int64_t r, int32_t worker) {
