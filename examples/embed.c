@@ -5,8 +5,8 @@
  * fused one. --tokens writes all tokens instead of their mean. A .safetensors file also says which clips they are.
  *
  * --windows cuts media files of any length into windows, with the time of each: in a .safetensors file as tensors
- * "file", "start" and "end", beside an .npy file as CSV, in a .csv file before the numbers. With --pool one row for each
- * file, the mean over its windows, remains. */
+ * "file", "start" and "end", beside an .npy file as CSV, in a .csv file before the numbers. With --pool one row for
+ * each file, the mean over its windows, remains. */
 #define _GNU_SOURCE
 #include <stdio.h>
 #include <stdlib.h>
@@ -147,7 +147,7 @@ int main(int argc, char **argv) {
     words media = {0};
     int32_t tokens = 0, threads = 0, frames = 0, pool = 0;
     const option options[] = {
-        {.name = "--model", .value = "F", .help = "model file or checkpoint", .text = &model_path},
+        {.name = "--model", .value = "F", .help = "model file, checkpoint or .pth", .text = &model_path},
         {.name = "--manifest", .value = "M.json", .help = "embed its clips", .text = &manifest},
         {.name = "--labels",
          .value = "L.csv",

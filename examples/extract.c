@@ -1,6 +1,6 @@
-/* cavmae-extract: a folder of media files to the authors' layout: OUT/audio/ID.wav (16 kHz, the first channel, 16 bits),
- * OUT/frames/frame_K/ID.jpg (frame K at K tenths of the length; the shorter side 224, bilinear, then the middle; JPEG of
- * quality 75) and OUT/manifest.json.
+/* cavmae-extract: a folder of media files to the authors' layout: OUT/audio/ID.wav (16 kHz, the first channel, 16
+ * bits), OUT/frames/frame_K/ID.jpg (frame K at K tenths of the length; the shorter side 224, bilinear, then the middle;
+ * JPEG of quality 75) and OUT/manifest.json.
  *
  * Files that fail are left out of the manifest and listed in OUT/failed.txt, with the reason. A second run does only
  * what is not there yet, or is older than its media file. An ID is the file's name without its ending, and with '_' for

@@ -141,7 +141,10 @@ int main(int argc, char **argv) {
     int32_t draw = 0, threads = 0;
     words settings = {0};
     const option options[] = {
-        {.name = "--model", .value = "F", .help = "model file or checkpoint, with its decoder", .text = &model_path},
+        {.name = "--model",
+         .value = "F",
+         .help = "model file, checkpoint or .pth, with its decoder",
+         .text = &model_path},
         {.name = "--media", .value = "FILE", .help = "the clip", .text = &media},
         {.name = "--audio", .value = "A.wav", .help = "or its sound", .text = &sound},
         {.name = "--image", .value = "I.jpg", .help = "and its picture", .text = &sight},

@@ -15,6 +15,7 @@
 #include "png_file.h"
 #include "program.h"
 #include "sheet.h"
+#include "training.h"
 
 enum { CELL = 320, COLUMNS = 4 };
 static const double threshold = 0.5;
@@ -201,7 +202,9 @@ static void print_verdict(const job *j, const samples *s, int32_t cells, int32_t
 static void show_manifest(const job *j, const char *manifest, int32_t shown) {
     cavmae_config *config;
     cavmae_loader *loader;
+    need_files(j->context, manifest);
     check(cavmae_model_config(j->model, &config));
+    take_data_as_it_is(config);
     check(cavmae_loader_create(config, manifest, NULL, &loader));
     const int64_t count = cavmae_loader_count(loader), side = whole_number(config, CAVMAE_P_IMAGE_SIZE),
                   cells = side / whole_number(config, CAVMAE_P_PATCH_SIZE);
@@ -251,7 +254,7 @@ int main(int argc, char **argv) {
     int32_t shown = 12, threads = 0;
     job j = {0};
     const option options[] = {
-        {.name = "--model", .value = "F", .help = "model file or checkpoint", .text = &model_path},
+        {.name = "--model", .value = "F", .help = "model file, checkpoint or .pth", .text = &model_path},
         {.name = "--media", .value = "FILE", .help = "the clip", .text = &media},
         {.name = "--audio", .value = "A.wav", .help = "or its sound", .text = &sound},
         {.name = "--image", .value = "I.jpg", .help = "and its picture", .text = &sight},

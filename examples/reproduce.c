@@ -1,5 +1,5 @@
-/* cavmae-reproduce: measures the models that `make reproduce` has trained, and says for each finding of the paper whether
- * it held on these clips.
+/* cavmae-reproduce: measures the models that `make reproduce` has trained, and says for each finding of the paper
+ * whether it held on these clips.
  *
  * A linear probe is trained on each frozen model: 17 classes in four groups (kind, size, count, background); its
  * accuracy is the mean over the groups of the share of held-out clips whose best class of the group is the right one.

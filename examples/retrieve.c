@@ -81,9 +81,10 @@ static void show_nearest(sheet *page, const searcher *s, int row, int32_t kind, 
 }
 
 static sheet open_sheet(const searcher *s, int rows) {
-    int heights[SHEET_ROWS];
+    int heights[SHEET_ROWS], results = s->k < MOST_COLUMNS ? s->k : MOST_COLUMNS;
+    if (s->clips->count < results) results = (int)s->clips->count;
     for (int row = 0; row < rows; row++) heights[row] = CELL;
-    return new_sheet(1 + (s->k < MOST_COLUMNS ? s->k : MOST_COLUMNS), CELL, rows, heights);
+    return new_sheet(1 + results, CELL, rows, heights);
 }
 
 /* Clips at even distances as queries, both ways: not chosen by how well they came out. */
@@ -103,7 +104,7 @@ static void show_queries(const searcher *s, const char *path) {
         /* the item's texts live until the next one is asked for */
         char *file = strdup(kind == KIND_AUDIO ? item.image_path : item.audio_path);
         if (!file) die("no memory");
-        show_nearest(&page, s, row, kind, file, ids, scores, query);
+        show_nearest(&page, &all, row, kind, file, ids, scores, query);
         sheet_words(&page, row, 0, "%s: no. %lld", kind == KIND_AUDIO ? "sound" : "picture", (long long)right + 1);
         free(file);
         free(ids);
@@ -151,7 +152,7 @@ int main(int argc, char **argv) {
     const char *model_path = NULL, *manifest = NULL, *query = NULL, *sheet_path = NULL, *device = NULL;
     int32_t k = 10, threads = 0;
     const option options[] = {
-        {.name = "--model", .value = "F", .help = "model file or checkpoint", .text = &model_path},
+        {.name = "--model", .value = "F", .help = "model file, checkpoint or .pth", .text = &model_path},
         {.name = "--manifest", .value = "M.json", .help = "the clips to search in", .text = &manifest},
         {.name = "--query",
          .value = "FILE",
@@ -172,6 +173,7 @@ int main(int argc, char **argv) {
     cavmae_context *context = open_context(device, threads, NULL);
     cavmae_model *model;
     check(cavmae_model_load(context, model_path, 0, NULL, &model));
+    if (sheet_path) need_files(context, manifest);
     cavmae_loader *loader = open_gallery(model, manifest, NULL);
     int64_t count = cavmae_loader_count(loader);
     output gallery[2] = {new_output(model, KIND_AUDIO, 0, count), new_output(model, KIND_VISUAL, 0, count)};

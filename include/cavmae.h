@@ -263,8 +263,8 @@ typedef struct cavmae_config cavmae_config;
 #define CAVMAE_P_NOISE 503     /* noise: the reference's: U[0,1) * U[0,1) / 10 added after normalising. 0 */
 #define CAVMAE_P_ROLL 504      /* roll: circular shift along time by up to +-T frames. 0 */
 #define CAVMAE_P_FRAME                                                                                                 \
-    505 /* frame: which of the clip's frames: 0..; -1: the middle one; -2: a random one; -3: all clip_frames of them, for
-         * evaluation (a batch then has `frames`). -1 */
+    505 /* frame: which of the clip's frames: 0..; -1: the middle one; -2: a random one; -3: all clip_frames of them,
+         * for evaluation (a batch then has `frames`). -1 */
 #define CAVMAE_P_BROKEN                                                                                                \
     506 /* broken: "error": a sample that cannot be read ends the call; "skip": it is
                                      * left out, logged and counted */
@@ -552,8 +552,8 @@ typedef struct cavmae_load_report {
  * fine-tuned, audio only); or from a vision MAE, adapted as the reference does: its layers but the last to both
  * encoders, the last to the joint one, LayerNorms to all streams, the patch embedding summed over colours for sound;
  * modality vectors and positions of sound, of the base preset's length, are made and count as missing. What no tensor
- * says is the base preset's: the input contract, 128 mel bins, eps. Heads are width / 64, of a decoder width / 32, and 4
- * where that is not whole. Positional tables that are not the sine-cosine ones make trainable_pos 1. Where these are
+ * says is the base preset's: the input contract, 128 mel bins, eps. Heads are width / 64, of a decoder width / 32, and
+ * 4 where that is not whole. Positional tables that are not the sine-cosine ones make trainable_pos 1. Where these are
  * wrong, take cavmae_model_config, set it right, and cavmae_model_adapt.
  * Numbers may be float32, float16, bfloat16 or float64. Anything but a full match is MISMATCH unless `flags` allow it;
  * misshaped tensors always are; LayerNorms that no computation uses may be absent from files without configuration.
@@ -623,12 +623,13 @@ typedef struct cavmae_batch {
     const int32_t *audio_frames; /* [B] T of each clip, multiples of p; the clips' [T, F] then follow one another.
                                   * NULL: all as configured. A model with fixed positional embeddings takes any T; a
                                   * trainer and a trained table at most the configured */
-    const uint8_t *mask_a;       /* [B, La] (clips one after another), 1 = removed; NULL: drawn. Training only */
+    const uint8_t *mask_a;       /* [B, La] (clips one after another), 1 = removed; NULL: drawn. Pretraining and
+                                  * inpainting only */
     const uint8_t *mask_v;       /* [B, Lv] */
     const int64_t *samples;      /* [B] index in the manifest; from a loader */
     const float *labels;         /* [B, classes] in [0, 1]; from a loader with labels */
     int32_t classes;
-    int32_t frames;        /* N pictures of each clip, whose sound is encoded once; 0: 1. Embedding only */
+    int32_t frames; /* N pictures of each clip, whose sound is encoded once; 0: 1. Embedding, localisation only */
     const float *features; /* [B, width] as cavmae_embedding's, instead of sound and pictures. cavmae_finetune_step with
                             * freeze_base, and cavmae_finetune_evaluate, only */
 } cavmae_batch;
@@ -793,8 +794,8 @@ typedef struct cavmae_loader_item {
 
 /* labels NULL: none. Uses the data keys and the input contract of `config`. Reading starts with the first _next.
  * `manifest` may also be a folder: its media files (known by FFmpeg's usual endings; hidden ones left out) and those in
- * folders below it, in order of path, are the entries, with their path in it as id, and without labels. Or a packed data
- * set, with the labels file that it was packed with; MISMATCH names the key in which it does not fit `config`. */
+ * folders below it, in order of path, are the entries, with their path in it as id, and without labels. Or a packed
+ * data set, with the labels file that it was packed with; MISMATCH names the key in which it does not fit `config`. */
 CAVMAE_API cavmae_status cavmae_loader_create(const cavmae_config *config, const char *manifest, const char *labels,
                                               cavmae_loader **out) CAVMAE_CHECKED;
 CAVMAE_API void cavmae_loader_free(cavmae_loader *loader);

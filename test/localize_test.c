@@ -145,7 +145,7 @@ static const float maps[SAMPLES][ROWS][COLUMNS] = {{{9, 8, 1, 1}, {9, 8, 1, 1}, 
                                                    {{2, 2, 2, 2}, {2, 2, 2, 2}, {2, 2, 2, 2}}};
 
 static void test_boxes(void) {
-    /* cells are pixels; the first: 6 hot, 4 in the box, 2 in both; the second: 1 hot, 2 in the box; the third: 11 and 1 */
+    /* cells are pixels; the first: 6 hot, 4 in the box, 2 in both; the second: 1 hot, 2 in it; the third: 11 and 1 */
     static const double boxes[SAMPLES][4] = {{1, 1, 3, 3}, {1.6, 0.7, 3.4, 2.6}, {0, 0, 1, 1}, {0, 0, 4, 3}};
     cavmae_context *context = tiny_context(1);
     cavmae_localization_metrics m = {.struct_size = sizeof m};

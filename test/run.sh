@@ -72,6 +72,7 @@ if [ "$mode" = check ]; then
     run finetune 120 sh test/finetune.sh
     run extract 120 sh test/extract.sh
     run convert 60 sh test/convert.sh
+    run pictures 120 sh test/pictures.sh
     run layers 60 sh test/lint/layers.sh
     run files 60 sh test/lint/files.sh
     run banned 60 sh test/lint/banned.sh "$BUILD/obj"

@@ -453,7 +453,7 @@ static size_t deflate_raw(const void *data, size_t size, void *out, size_t room)
     return room - stream.avail_out;
 }
 
-/* A storage of 4 MiB of zeros, which lies about its size by `more` bytes; cut by `cut`; its last byte but one changed. */
+/* A storage of 4 MiB of zeros that lies about its size by `more`; cut by `cut`; its last byte but one changed. */
 static cavmae_status open_deflated(int64_t more, size_t cut, int damage) {
     static char zeros[4 << 20], packed[6000];
     char pickle[200], head[] = "(X\7\0\0\0storagectorch\nByteStorage\nX\1\0\0\0"

@@ -9,6 +9,13 @@
 
 static const unsigned char hidden[3] = {136, 136, 136};
 
+void need_files(cavmae_context *context, const char *manifest) {
+    cavmae_pack_report report = {.struct_size = sizeof report};
+    if (cavmae_pack_info(context, manifest, &report) == CAVMAE_OK)
+        die("%s is a packed data set, without files to show: give the manifest or folder that it was made of",
+            manifest);
+}
+
 static void read_sound(clip_input *clip, cavmae_context *context, const cavmae_config *config, const char *path) {
     cavmae_tensor *pcm;
     int32_t rate;

@@ -18,6 +18,8 @@ typedef struct clip_input {
 /* sound, sight: files, or NULL; of a video its middle frame, as cavmae_embed_file takes it. */
 clip_input read_clip(cavmae_context *context, cavmae_model *model, const char *sound, const char *sight);
 void free_clip(clip_input *clip);
+/* Ends the program where the manifest is a packed data set: its clips are no files that read_clip could read. */
+void need_files(cavmae_context *context, const char *manifest);
 
 cavmae_batch batch_of_clip(const clip_input *clip);
 

@@ -18,7 +18,7 @@ void free_sheet(sheet *s);
 
 enum { FRAME_NONE, FRAME_QUERY, FRAME_RIGHT };
 
-/* The picture as large as it fits into the cell; with `stretch`, in both directions. Words that are too long are cut. */
+/* The picture as large as it fits into the cell; with `stretch`, in both directions. Longer words are cut. */
 void sheet_picture(sheet *s, int row, int column, const picture *p, int stretch, int frame);
 void sheet_words(sheet *s, int row, int column, const char *format, ...) __attribute__((format(printf, 4, 5)));
 

@@ -43,7 +43,7 @@ void take_model_keys(cavmae_config *config, const cavmae_model *model);
 /* Turns off what training does to data: order, augmentation, shuffled pairs, dropping clips; the middle picture. */
 void take_data_as_it_is(cavmae_config *config);
 
-/* Pretraining losses, mean over the clips of one pass of the loader, with the same masks each time; *clips: how many. */
+/* Pretraining losses, mean over the clips of a pass of the loader, with the same masks each time; *clips: how many. */
 cavmae_step_result mean_losses(cavmae_trainer *trainer, cavmae_loader *loader, int64_t *clips);
 
 #endif

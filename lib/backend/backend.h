@@ -169,8 +169,8 @@ typedef struct cavmae__mix {
     float *dx[3];    /* backward: [rows, width]; NULL: not wanted */
 } cavmae__mix;
 
-/* torch.nn.BCEWithLogitsLoss (mean over rows and classes) or torch.nn.CrossEntropyLoss on soft targets (mean over rows).
- * accuracy: share of rows whose largest logit is at their largest label (the first of equals). */
+/* torch.nn.BCEWithLogitsLoss (mean over rows and classes) or torch.nn.CrossEntropyLoss on soft targets (mean over
+ * rows). accuracy: share of rows whose largest logit is at their largest label (the first of equals). */
 typedef struct cavmae__class_loss {
     int64_t rows;
     int32_t classes, kind;        /* 0 BCE, 1 cross-entropy */

@@ -56,8 +56,8 @@ out:
     return status;
 }
 
-/* keep[i] = sum over the entry's labels of weight * 1000 / (the class's weights in all entries + 0.01), scaled to a mean
- * of 1. The reference's gen_weight_file.py, where all weights are 1. */
+/* keep[i] = sum over the entry's labels of weight * 1000 / (the class's weights in all entries + 0.01), scaled to a
+ * mean of 1. The reference's gen_weight_file.py, where all weights are 1. */
 static cavmae_status weigh(cavmae__balance *balance, const label_list *list, const uint32_t *counts, int32_t classes) {
     double total = 0, *class_weight = cavmae__alloc_zero(balance->context, (size_t)classes * sizeof *class_weight);
     if (!class_weight) return CAVMAE_E_NOMEM;

@@ -10,7 +10,7 @@
 cavmae_status cavmae__clip_waveform(cavmae_context *context, const cavmae__options *options, const cavmae__item *item,
                                     float **out, int64_t *count);
 
-/* Frames first .. first + count - 1 of clip_frames, as they were decoded, to a sink that knows them as 0 .. count - 1. */
+/* Frames first .. first + count - 1 of clip_frames, as they were decoded, to a sink that counts them from 0. */
 cavmae_status cavmae__clip_frames(cavmae_context *context, const cavmae__options *options, const cavmae__item *item,
                                   int64_t first, int64_t count, cavmae_frame_sink *sink, void *arg);
 

@@ -1,5 +1,5 @@
-/* A manifest in the authors' JSON format, or what can stand in its place: a folder of media files, or a packed data set.
- * Millions of entries are the rule, so an entry is only its place in the
+/* A manifest in the authors' JSON format, or what can stand in its place: a folder of media files, or a packed data
+ * set. Millions of entries are the rule, so an entry is only its place in the
  * file: it is checked once when the manifest is opened, and read again from there when it is needed. */
 #ifndef CAVMAE_DATA_MANIFEST_H
 #define CAVMAE_DATA_MANIFEST_H

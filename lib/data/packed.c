@@ -304,8 +304,8 @@ static cavmae_status damaged_clip(const cavmae__packed *packed, int64_t index, c
     return cavmae__fail(CAVMAE_E_FORMAT, "%s: clip %lld: %s", packed->map->path, (long long)index, what);
 }
 
-/* What follows the labels in a head, unaligned: the CRC-32s of the other parts [1 + pictures], and the id. The head's own
- * is in the index; NULL, and an error text, where it is another. */
+/* What follows the labels in a head, unaligned: the CRC-32s of the other parts [1 + pictures], and the id. The head's
+ * own is in the index; NULL, and an error text, where it is another. */
 static const char *behind_labels(const cavmae__packed *packed, int64_t index) {
     const cavmae__pack_entry *entry = &packed->index[index];
     const char *head = packed->map->data + entry->place;

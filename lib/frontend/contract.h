@@ -43,7 +43,7 @@ cavmae_status cavmae__prepare_audio(cavmae_context *context, const cavmae__audio
 cavmae_status cavmae__prepare_image(cavmae_context *context, const cavmae__image_contract *contract,
                                     const uint8_t *pixels, int32_t width, int32_t height, int64_t stride, float *out);
 
-/* Its two halves: resized and cropped to out uint8 [size, size, channels]; and such pixels to what it gives for them. */
+/* Its two halves: resized and cropped to out uint8 [size, size, channels]; and such pixels to what it gives. */
 cavmae_status cavmae__prepare_pixels(cavmae_context *context, const cavmae__image_contract *contract,
                                      const uint8_t *pixels, int32_t width, int32_t height, int64_t stride,
                                      uint8_t *out);

@@ -1,5 +1,5 @@
-/* What a pickle says, without doing it. Reads the opcodes that PyTorch's files are made of (protocols 2 to 5) into values:
- * a name is only ever a row of a table, a call of one is a note of what would be called with what. All other
+/* What a pickle says, without doing it. Reads the opcodes that PyTorch's files are made of (protocols 2 to 5) into
+ * values: a name is only ever a row of a table, a call of one is a note of what would be called with what. All other
  * opcodes and names are refused by name. Containers may hold themselves; nothing here follows them. */
 #ifndef CAVMAE_IO_PICKLE_H
 #define CAVMAE_IO_PICKLE_H

@@ -2,8 +2,8 @@
 
 #include <string.h>
 
-/* What dictionaries of tensors are made of, and what else training scripts put beside them: options, schedules, numbers.
- * Of those nothing is kept but that they were there. */
+/* What dictionaries of tensors are made of, and what else training scripts put beside them: options, schedules,
+ * numbers. Of those nothing is kept but that they were there. */
 static const cavmae__pickle_name names[] = {
     {"torch._utils", "_rebuild_tensor_v2", CAVMAE__ROLE_REBUILD_TENSOR, 0},
     {"torch._utils", "_rebuild_tensor", CAVMAE__ROLE_REBUILD_TENSOR, 0}, /* before PyTorch 0.4 */

@@ -1,6 +1,6 @@
 /* The two forms of torch.save's files, as a pickle and the storages that it tells of.
- * zip: members DIR/data.pkl, DIR/data/KEY, DIR/byteorder. Older: five pickles one after another (a magic number, 1001, a
- * description of the machine, the object, the storages' keys), then each storage as an int64 count and its elements. */
+ * zip: members DIR/data.pkl, DIR/data/KEY, DIR/byteorder. Older: five pickles one after another (a magic number, 1001,
+ * a description of the machine, the object, the storages' keys), then each storage: an int64 count and its elements. */
 #ifndef CAVMAE_IO_TORCH_STORAGE_H
 #define CAVMAE_IO_TORCH_STORAGE_H
 
@@ -36,7 +36,7 @@ cavmae_status cavmae__torch_container_open(cavmae__torch_container *container, c
                                            const char *path);
 void cavmae__torch_container_close(cavmae__torch_container *container);
 
-/* The storage that a pickle's PERSISTENT tells of, and its dtype and elements as told there, which its size bears out. */
+/* The storage that a pickle's PERSISTENT tells of; its dtype and elements as told there, which its size bears out. */
 cavmae_status cavmae__torch_container_find(cavmae__torch_container *container, const cavmae__pickle_value *id,
                                            cavmae__storage **storage, int32_t *dtype, int64_t *elements);
 

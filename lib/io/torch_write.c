@@ -1,4 +1,4 @@
-/* PyTorch files as torch.save writes them: a zip archive of stored members, each one's data at a multiple of 64 bytes. */
+/* PyTorch files as torch.save writes them: a zip archive of stored members, their data at multiples of 64 bytes. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>

@@ -10,8 +10,8 @@
 
 _Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "numbers are read as they lie in the file");
 
-/* Sizes of records without their variable parts, from APPNOTE.TXT, and the most that one byte of deflated data can stand
- * for: two bits for a match of 258 bytes. */
+/* Sizes of records without their variable parts, from APPNOTE.TXT, and the most that one byte of deflated data can
+ * stand for: two bits for a match of 258 bytes. */
 enum { LOCAL = 30, CENTRAL = 46, END = 22, LOCATOR = 20, END64 = 56, MAX_COMMENT = 65535, MAX_RATIO = 1032 };
 enum { ENCRYPTED = 1 | 1 << 6 | 1 << 13, ZIP64_EXTRA = 1 };
 

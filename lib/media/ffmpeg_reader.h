@@ -51,8 +51,8 @@ int cavmae__reader_is_still(const cavmae__reader *r);
 
 /* Reads the track's next packet, unless one waits already. An FFmpeg error code. */
 int cavmae__reader_packet(cavmae__reader *r);
-/* When the file starts, of AV_TIME_BASE: when the first of its sound and pictures does. Reads ahead where no header says
- * it, and keeps what it reads of `stream`. An FFmpeg error code. */
+/* When the file starts, of AV_TIME_BASE: when the first of its sound and pictures does. Reads ahead where no header
+ * says it, and keeps what it reads of `stream`. An FFmpeg error code. */
 int cavmae__reader_start(cavmae__reader *r, int64_t *start);
 /* The track's next frame: 1; 0 at the end; or the code of an error that cannot be passed over (no memory). What
  * cannot be decoded is left out and its error kept in `damage`. */

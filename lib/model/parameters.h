@@ -32,8 +32,8 @@ enum {
 /* Width of a layer's hidden units, truncated as Python's int() does. */
 static inline int64_t cavmae__hidden(int64_t width, double mlp_ratio) { return (int64_t)((double)width * mlp_ratio); }
 
-/* Indices of parameters; -1 where a model of one modality, without decoder or without head, lacks them. [2]: audio, visual. Of a pair of weight and bias
- * the weight; the bias follows it. */
+/* Indices of parameters; -1 where a model of one modality, without decoder or without head, lacks them. [2]: audio,
+ * visual. Of a pair of weight and bias the weight; the bias follows it. */
 typedef struct cavmae__parameters {
     cavmae__parameter *items;
     int64_t count, elements, trainable_elements;
