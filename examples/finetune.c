@@ -224,27 +224,6 @@ static cavmae_config *configure(cavmae_context *context, cavmae_model *pretraine
     return config;
 }
 
-/* A head of other classes, or that sees something else, is no start for the new one. */
-static cavmae_model *without_other_head(const run *r, cavmae_model *pretrained) {
-    cavmae_config *config;
-    cavmae_model *out;
-    const char *has, *wants;
-    check(cavmae_model_config(pretrained, &config));
-    int64_t classes = whole_number(config, CAVMAE_P_CLASSES);
-    check(cavmae_config_get_str(config, CAVMAE_P_HEAD_INPUT, &has));
-    check(cavmae_config_get_str(r->config, CAVMAE_P_HEAD_INPUT, &wants));
-    if (classes && (classes != r->classes || strcmp(has, wants) != 0)) {
-        check(cavmae_config_set_i64(config, CAVMAE_P_CLASSES, 0));
-        check(cavmae_config_set_i64(config, CAVMAE_P_DECODER, 0));
-        check(cavmae_config_set_i64(config, CAVMAE_P_FREEZE_BASE, 0));
-        check(cavmae_model_adapt(config, pretrained, NULL, &out));
-        cavmae_model_free(pretrained);
-        pretrained = out;
-    }
-    cavmae_config_free(config);
-    return pretrained;
-}
-
 static void adapt(run *r, cavmae_model *pretrained) {
     cavmae_load_report report = {.struct_size = sizeof report};
     check(cavmae_model_adapt(r->config, pretrained, &report, &r->model));
@@ -320,7 +299,6 @@ int main(int argc, char **argv) {
     r.classes = cavmae_loader_classes(r.data.loader);
     check(cavmae_config_set_i64(r.config, CAVMAE_P_CLASSES, r.classes));
     if (recipe) count_milestones_in_epochs(r.config, batches_of(&r.data), &settings);
-    pretrained = without_other_head(&r, pretrained);
     adapt(&r, pretrained);
     cavmae_model_free(pretrained);
     r.data.cached = can_cache_features(r.config);

@@ -571,8 +571,9 @@ CAVMAE_API cavmae_status cavmae_model_config(const cavmae_model *model, cavmae_c
 /* A model of another configuration from this one's parameters: with a head in the decoder's place to fine-tune,
  * encoder only, one modality only, another length of sound. Parameters of the same name and shape are taken over; fixed
  * positional tables are made anew, trained ones sliced (shorter) or interpolated (longer) along time; what the model
- * does not have is initialised, and counts as missing in the report (may be NULL), what it has beyond it as unexpected.
- * MISMATCH for other differences in shape, and for trained tables where trainable_pos is 0. */
+ * does not have is initialised, and counts as missing in the report (may be NULL), what it has beyond it as unexpected;
+ * a head for other classes, or that sees something else, is new. MISMATCH for other differences in shape, and for
+ * trained tables where trainable_pos is 0. */
 CAVMAE_API cavmae_status cavmae_model_adapt(const cavmae_config *config, cavmae_model *model,
                                             cavmae_load_report *report, cavmae_model **out) CAVMAE_CHECKED;
 

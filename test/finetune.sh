@@ -128,7 +128,7 @@ try "$bin/cavmae-scenes" --clips 44 --val 14 --seed 1 --out "$work/clips"
     refuse "no head" $classify "$work/pre/model.safetensors"
     refuse "head for" $classify "$work/other/model.safetensors"
     refuse "frames" $classify "$work/probe/model.safetensors" --frames 11
-    refuse "'mlp_head.1.weight'" $classify "$work/probe/model.safetensors" --set classes=3
+    refuse "lacks 4 parameters" $classify "$work/probe/model.safetensors" --set classes=3
     refuse "lacks 2 parameters" $classify "$work/probe/model.safetensors" --set head=linear
     refuse "--frames" $classify "$work/probe/model.safetensors" --set frame=-3
     refuse "for --task classify" $evaluate --task retrieval --frames 3 --model "$work/pre/model.safetensors" \

@@ -34,13 +34,14 @@ static void test_inferred(void) {
         "classes=5 decoder=0 head_input=concat",
         "classes=5 decoder=0 modalities=a trainable_pos=1",
         "trainable_pos=1",
+        "classes=309 decoder=0 loss=ce", /* VGGSound's */
         "image_channels=1 image_mean=0.449 image_std=0.226",
     };
     static const int32_t keys[] = {
         CAVMAE_P_IMAGE_CHANNELS, CAVMAE_P_MEL_BINS,   CAVMAE_P_PATCH_SIZE,     CAVMAE_P_EMBED_DIM,
         CAVMAE_P_NUM_HEADS,      CAVMAE_P_MLP_RATIO,  CAVMAE_P_MODALITY_DEPTH, CAVMAE_P_JOINT_DEPTH,
         CAVMAE_P_TRAINABLE_POS,  CAVMAE_P_MODALITIES, CAVMAE_P_CLASSES,        CAVMAE_P_DECODER,
-        CAVMAE_P_HEAD,           CAVMAE_P_HEAD_INPUT, CAVMAE_P_LAYER_NORM_EPS,
+        CAVMAE_P_HEAD,           CAVMAE_P_HEAD_INPUT, CAVMAE_P_LAYER_NORM_EPS, CAVMAE_P_LOSS,
     };
     static const int32_t decoder_keys[] = {CAVMAE_P_DECODER_DIM, CAVMAE_P_DECODER_HEADS, CAVMAE_P_DECODER_DEPTH};
     for (size_t i = 0; i < sizeof settings / sizeof *settings; i++) {

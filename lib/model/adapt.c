@@ -65,6 +65,15 @@ static int other_length(const cavmae__parameter *has, const cavmae__parameter *w
     return strstr(wants->name, "pos_embed_a") && has->grid_rows == wants->grid_rows && has->shape[2] == wants->shape[2];
 }
 
+/* The parameter that one of `to` is made from, or -1. A head of other classes, or that sees something else, is no start
+ * for a new one. */
+static int64_t find_source(const cavmae_model *from, const cavmae_model *to, const char *name) {
+    const cavmae__options *a = &from->options, *b = &to->options;
+    int same_head = a->classes == b->classes && a->head == b->head && a->head_input == b->head_input;
+    if (strncmp(name, "mlp_head", 8) == 0 && !same_head) return -1;
+    return cavmae__parameters_find(&from->list, name);
+}
+
 /* NULL: the parameter may become what it has to; else why not. */
 static const char *misfit(const cavmae_model *from, const cavmae__parameter *has, const cavmae_model *to,
                           const cavmae__parameter *wants) {
@@ -83,7 +92,7 @@ static cavmae_status compare(const cavmae_model *from, const cavmae_model *to, c
     char has_shape[CAVMAE__SHAPE_TEXT], wants_shape[CAVMAE__SHAPE_TEXT];
     for (int64_t i = 0; i < to->list.count; i++) {
         const cavmae__parameter *wants = &to->list.items[i];
-        int64_t index = cavmae__parameters_find(&from->list, wants->name);
+        int64_t index = find_source(from, to, wants->name);
         if (index < 0) {
             counts->missing++;
             cavmae__log(to->context, CAVMAE_LOG_INFO, "adapt: parameter '%s' is missing", wants->name);
@@ -97,7 +106,7 @@ static cavmae_status compare(const cavmae_model *from, const cavmae_model *to, c
     }
     for (int64_t i = 0; i < from->list.count; i++) {
         const char *name = from->list.items[i].name;
-        if (cavmae__parameters_find(&to->list, name) >= 0) continue;
+        if (cavmae__parameters_find(&to->list, name) >= 0 && find_source(from, to, name) >= 0) continue;
         counts->unexpected++;
         cavmae__log(to->context, CAVMAE_LOG_INFO, "adapt: parameter '%s' is left out", name);
     }
@@ -113,7 +122,7 @@ static cavmae_status take_values(const cavmae_model *from, cavmae_model *to) {
         const float *values;
         float *owned;
         CAVMAE__TRY(cavmae__check_cancel(to->context));
-        int64_t index = cavmae__parameters_find(&from->list, wants->name);
+        int64_t index = find_source(from, to, wants->name);
         const cavmae__parameter *has = index < 0 ? NULL : &from->list.items[index];
         if (!has || (!same_shape(has, wants) && !from->options.trainable_pos)) {
             CAVMAE__TRY(cavmae__model_init(to, i));

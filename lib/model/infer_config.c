@@ -216,6 +216,9 @@ static cavmae_status infer_decoder(const inference *in, const char *layers) {
     return infer_mlp_ratio(in, stems, widths, 2);
 }
 
+/* The data set whose clips have one class each, and whose models have a softmax behind their head. */
+enum { VGGSOUND_CLASSES = 309 };
+
 /* mlp_head.0 is a LayerNorm, mlp_head.1 linear; or mlp_head is linear. Its width tells what it sees; that of the sum of
  * both streams is that of the joint one, which is the reference's. */
 static cavmae_status infer_head(const inference *in) {
@@ -224,6 +227,7 @@ static cavmae_status infer_head(const inference *in) {
     if (!linear && !cavmae__weights_find(in->weights, "mlp_head.1.weight")) return CAVMAE_OK;
     CAVMAE__TRY(take(in, linear ? "mlp_head.weight" : "mlp_head.1.weight", 2, &head));
     CAVMAE__TRY(set(in, head, CAVMAE_P_CLASSES, head->shape[0]));
+    if (head->shape[0] == VGGSOUND_CLASSES) CAVMAE__TRY(cavmae_config_set_str(in->config, CAVMAE_P_LOSS, "ce"));
     CAVMAE__TRY(cavmae_config_set_str(in->config, CAVMAE_P_HEAD, linear ? "linear" : "norm_linear"));
     if (head->shape[1] == 2 * in->width) CAVMAE__TRY(cavmae_config_set_str(in->config, CAVMAE_P_HEAD_INPUT, "concat"));
     return CAVMAE_OK;
