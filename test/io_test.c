@@ -1,6 +1,5 @@
 /* lib/io without media: JSON, mapped and atomic files, safetensors, .npy. */
 #define _GNU_SOURCE
-#include <dirent.h>
 #include <fcntl.h>
 #include <signal.h>
 #include <stdlib.h>
@@ -16,46 +15,9 @@
 #include "json.h"
 #include "mapped_file.h"
 #include "safetensors.h"
+#include "test_files.h"
 
 static cavmae_context *context;
-static char directory[] = "/tmp/cavmae-io-test-XXXXXX";
-
-/* The path of a file in the test's directory; valid until the fourth call after it. */
-static const char *in_directory(const char *name) {
-    static char paths[4][256];
-    static int next;
-    char *path = paths[next++ % 4];
-    snprintf(path, sizeof paths[0], "%s/%s", directory, name);
-    return path;
-}
-
-static void put_file(const char *path, const void *data, size_t size) {
-    FILE *file = fopen(path, "wb");
-    if (!CHECK(file != NULL)) exit(1);
-    CHECK(fwrite(data, 1, size, file) == size);
-    fclose(file);
-}
-
-/* The whole file in memory of exactly its size, so that the sanitizer sees a read past the end. */
-static char *get_file(const char *path, size_t *size) {
-    FILE *file = fopen(path, "rb");
-    if (!CHECK(file != NULL)) exit(1);
-    fseek(file, 0, SEEK_END);
-    *size = (size_t)ftell(file);
-    rewind(file);
-    char *data = malloc(*size ? *size : 1);
-    CHECK(fread(data, 1, *size, file) == *size);
-    fclose(file);
-    return data;
-}
-
-static int files_in_directory(void) {
-    DIR *dir = opendir(directory);
-    int count = -2; /* . and .. */
-    while (readdir(dir)) count++;
-    closedir(dir);
-    return count;
-}
 
 /* ---- JSON ---- */
 

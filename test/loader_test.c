@@ -387,23 +387,7 @@ out:
 }
 
 static void test_out_of_memory(void) {
-    const char *manifest = write_manifest("memory.json", 6, 0), *labels = write_file("labels.csv", labels_csv);
-    for (int fail_after = 0; fail_after < 2; fail_after++) {
-        int ended = 0;
-        for (long fail_at = 1; !ended && fail_at < 10000; fail_at++) {
-            failing_allocator allocator = {.fail_at = fail_at, .fail_after = fail_after};
-            cavmae_context_options options = failing_options(&allocator);
-            cavmae_context *context = NULL;
-            cavmae_status status = cavmae_context_create(&options, &context);
-            if (status == CAVMAE_OK) status = cavmae_context_set_decoder(context, &decoder);
-            if (status == CAVMAE_OK) status = load_some(context, manifest, labels);
-            cavmae_context_free(context);
-            CHECK(allocator.blocks == 0);
-            if (status != CAVMAE_OK) CHECK_STATUS(status, CAVMAE_E_NOMEM);
-            ended = status == CAVMAE_OK && allocator.calls < fail_at;
-        }
-        CHECK(ended);
-    }
+    fail_every_allocation(write_manifest("memory.json", 6, 0), write_file("labels.csv", labels_csv), load_some);
 }
 
 int main(void) {

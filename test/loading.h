@@ -10,6 +10,7 @@
 #include <unistd.h>
 
 #include "check.h"
+#include "failing_allocator.h"
 #include "loader.h"
 
 /* ---- Files ---- */
@@ -210,6 +211,29 @@ static inline int pixel_value(const cavmae_batch *batch, int row, int channel) {
     static const double mean[] = {0.485, 0.456}, std[] = {0.229, 0.224};
     double x = (double)batch->image[(row * 3 + channel) * PIXELS + 100];
     return (int)lround((x * std[channel] + mean[channel]) * 255);
+}
+
+/* ---- Memory ---- */
+
+/* load(), in a context of its own each time, with every allocation failing in turn: alone, and with all after it. */
+static inline void fail_every_allocation(const char *manifest, const char *labels,
+                                         cavmae_status (*load)(cavmae_context *, const char *, const char *)) {
+    for (int fail_after = 0; fail_after < 2; fail_after++) {
+        int ended = 0;
+        for (long fail_at = 1; !ended && fail_at < 10000; fail_at++) {
+            failing_allocator allocator = {.fail_at = fail_at, .fail_after = fail_after};
+            cavmae_context_options options = failing_options(&allocator);
+            cavmae_context *context = NULL;
+            cavmae_status status = cavmae_context_create(&options, &context);
+            if (status == CAVMAE_OK) status = cavmae_context_set_decoder(context, &decoder);
+            if (status == CAVMAE_OK) status = load(context, manifest, labels);
+            cavmae_context_free(context);
+            CHECK(allocator.blocks == 0);
+            if (status != CAVMAE_OK) CHECK_STATUS(status, CAVMAE_E_NOMEM);
+            ended = status == CAVMAE_OK && allocator.calls < fail_at;
+        }
+        CHECK(ended);
+    }
 }
 
 #endif

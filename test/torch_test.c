@@ -1,7 +1,6 @@
 /* PyTorch files: every form that torch.save has, damage, and writing. The small files of
  * test/cases/torch were made with PyTorch 1.13; element k of the i-th tensor is (i * 31 + k * 7) % 23 - 11. */
 #define _GNU_SOURCE
-#include <dirent.h>
 #include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
@@ -11,48 +10,13 @@
 #include "check.h"
 #include "failing_allocator.h"
 #include "tensor.h"
+#include "test_files.h"
 #include "torch_file.h"
 
 #define CASES "test/cases/torch/"
 #define GOLDEN "../shared/golden/checkpoints/"
 
 static cavmae_context *context;
-static char directory[] = "/tmp/cavmae-torch-test-XXXXXX";
-
-static const char *in_directory(const char *name) {
-    static char paths[4][256];
-    static int next;
-    char *path = paths[next++ % 4];
-    snprintf(path, sizeof paths[0], "%s/%s", directory, name);
-    return path;
-}
-
-static void put_file(const char *path, const void *data, size_t size) {
-    FILE *file = fopen(path, "wb");
-    if (!CHECK(file != NULL)) exit(1);
-    CHECK(fwrite(data, 1, size, file) == size);
-    fclose(file);
-}
-
-static char *get_file(const char *path, size_t *size) {
-    FILE *file = fopen(path, "rb");
-    if (!CHECK(file != NULL)) exit(1);
-    fseek(file, 0, SEEK_END);
-    *size = (size_t)ftell(file);
-    rewind(file);
-    char *data = malloc(*size ? *size : 1);
-    CHECK(fread(data, 1, *size, file) == *size);
-    fclose(file);
-    return data;
-}
-
-static int files_in_directory(void) {
-    DIR *dir = opendir(directory);
-    int count = -2; /* . and .. */
-    while (readdir(dir)) count++;
-    closedir(dir);
-    return count;
-}
 
 /* ---- The tensors of the small files ---- */
 

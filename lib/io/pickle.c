@@ -3,40 +3,19 @@
 #include <string.h>
 
 #include "pickle_names.h"
+#include "pickle_values.h"
 #include "printable.h"
 
 _Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "numbers are read as they lie in the file");
 
 typedef cavmae__pickle_value value;
+typedef cavmae__pickle_array array;
+typedef cavmae__pickle_segment segment;
+typedef cavmae__pickle_container container;
 
 /* No opcode makes more than some 100 bytes of memory for each of its own,
  * growing arrays by doubling included. */
 enum { MAX_DEPTH = 1000, MEMORY_BASE = 64 << 10, MEMORY_FACTOR = 128, MAX_MEMORY = 1 << 30, FIRST_ROOM = 32 };
-#define NO_SEGMENT UINT32_MAX
-
-typedef struct array {
-    void *data;
-    size_t count, room;
-} array;
-
-/* What one APPENDS or SETITEMS added to a container. */
-typedef struct segment {
-    uint32_t first, count, next;
-} segment;
-
-typedef struct container {
-    uint32_t first, last; /* segments */
-} container;
-
-struct cavmae__pickle {
-    cavmae_context *context;
-    const char *data;
-    array items;      /* of value: of tuples and containers */
-    array segments;   /* of segment */
-    array containers; /* of container */
-    array persistent; /* of value */
-    value result;
-};
 
 /* The machine that the opcodes run on. */
 typedef struct machine {
@@ -83,8 +62,6 @@ static cavmae_status append_values(machine *m, array *a, const value *values, si
     return CAVMAE_OK;
 }
 
-static value *values_of(const array *a) { return a->data; }
-
 /* ---- The stack ---- */
 
 static cavmae_status push(machine *m, cavmae__pickle_type type, size_t length, int64_t at) {
@@ -96,13 +73,13 @@ static cavmae_status push(machine *m, cavmae__pickle_type type, size_t length, i
 static cavmae_status pop(machine *m, size_t count, const value **out) {
     if (m->stack.count - m->floor < count) return FAULT(m, CAVMAE_E_FORMAT, "the stack is empty");
     m->stack.count -= count;
-    *out = values_of(&m->stack) + m->stack.count;
+    *out = cavmae__pickle_values(&m->stack) + m->stack.count;
     return CAVMAE_OK;
 }
 
 static cavmae_status top(machine *m, value **out) {
     if (m->stack.count == m->floor) return FAULT(m, CAVMAE_E_FORMAT, "the stack is empty");
-    *out = values_of(&m->stack) + m->stack.count - 1;
+    *out = cavmae__pickle_values(&m->stack) + m->stack.count - 1;
     return CAVMAE_OK;
 }
 
@@ -192,21 +169,21 @@ static cavmae_status tuple_of(machine *m, size_t count) {
 static cavmae_status push_container(machine *m, cavmae__pickle_type type) {
     array *containers = &m->pickle->containers;
     CAVMAE__TRY(reserve(m, containers, 1, sizeof(container)));
-    ((container *)containers->data)[containers->count] = (container){NO_SEGMENT, NO_SEGMENT};
+    ((container *)containers->data)[containers->count] = (container){CAVMAE__NO_SEGMENT, CAVMAE__NO_SEGMENT};
     return push(m, type, 0, (int64_t)containers->count++);
 }
 
 static cavmae_status add_segment(machine *m, const value *to, const value *items, size_t count) {
     cavmae__pickle *p = m->pickle;
     container *c = (container *)p->containers.data + to->at;
-    segment added = {(uint32_t)p->items.count, (uint32_t)count, NO_SEGMENT};
+    segment added = {(uint32_t)p->items.count, (uint32_t)count, CAVMAE__NO_SEGMENT};
     if (count == 0) return CAVMAE_OK;
     CAVMAE__TRY(append_values(m, &p->items, items, count));
     CAVMAE__TRY(reserve(m, &p->segments, 1, sizeof(segment)));
     segment *segments = p->segments.data;
     uint32_t index = (uint32_t)p->segments.count++;
     segments[index] = added;
-    if (c->last == NO_SEGMENT)
+    if (c->last == CAVMAE__NO_SEGMENT)
         c->first = index;
     else
         segments[c->last].next = index;
@@ -249,19 +226,19 @@ static cavmae_status put(machine *m, uint64_t index) {
     if (index >= m->memo.count) {
         size_t more = (size_t)index + 1 - m->memo.count;
         CAVMAE__TRY(reserve(m, &m->memo, more, sizeof(value)));
-        memset(values_of(&m->memo) + m->memo.count, 0, more * sizeof(value)); /* CAVMAE__PICKLE_UNSET */
+        memset(cavmae__pickle_values(&m->memo) + m->memo.count, 0, more * sizeof(value)); /* CAVMAE__PICKLE_UNSET */
         m->memo.count += more;
     }
-    slot = values_of(&m->memo) + index;
+    slot = cavmae__pickle_values(&m->memo) + index;
     m->memo_used += slot->type == CAVMAE__PICKLE_UNSET;
     *slot = *v;
     return CAVMAE_OK;
 }
 
 static cavmae_status get(machine *m, uint64_t index) {
-    if (index >= m->memo.count || values_of(&m->memo)[index].type == CAVMAE__PICKLE_UNSET)
+    if (index >= m->memo.count || cavmae__pickle_values(&m->memo)[index].type == CAVMAE__PICKLE_UNSET)
         return FAULT(m, CAVMAE_E_FORMAT, "nothing was put into memo %llu", (unsigned long long)index);
-    value v = values_of(&m->memo)[index];
+    value v = cavmae__pickle_values(&m->memo)[index];
     return append_values(m, &m->stack, &v, 1);
 }
 
@@ -526,59 +503,4 @@ void cavmae__pickle_free(cavmae__pickle *pickle) {
     cavmae__free(context, pickle->persistent.data);
     cavmae__free(context, pickle);
     cavmae__context_unref(context);
-}
-
-/* ---- What came out ---- */
-
-const value *cavmae__pickle_result(const cavmae__pickle *pickle) { return &pickle->result; }
-
-const value *cavmae__pickle_persistent(const cavmae__pickle *pickle, size_t index) {
-    return index < pickle->persistent.count ? values_of(&pickle->persistent) + index : NULL;
-}
-
-const char *cavmae__pickle_text(const cavmae__pickle *pickle, const value *v) { return pickle->data + v->at; }
-
-int cavmae__pickle_is(const cavmae__pickle *pickle, const value *v, const char *string) {
-    return v->type == CAVMAE__PICKLE_STRING && v->length == strlen(string) &&
-           memcmp(cavmae__pickle_text(pickle, v), string, v->length) == 0;
-}
-
-const value *cavmae__pickle_items(const cavmae__pickle *pickle, const value *v) {
-    return v->length ? values_of(&pickle->items) + v->at : NULL;
-}
-
-const cavmae__pickle_name *cavmae__pickle_name_of(const value *v) { return cavmae__pickle_name_at(v->at); }
-
-const char *cavmae__pickle_type_name(const value *v) {
-    switch ((cavmae__pickle_type)v->type) {
-    case CAVMAE__PICKLE_NONE: return "None";
-    case CAVMAE__PICKLE_BOOL: return "a bool";
-    case CAVMAE__PICKLE_INT:
-    case CAVMAE__PICKLE_LONG: return "an integer";
-    case CAVMAE__PICKLE_FLOAT: return "a number";
-    case CAVMAE__PICKLE_STRING: return "a string";
-    case CAVMAE__PICKLE_BYTES: return "bytes";
-    case CAVMAE__PICKLE_TUPLE: return "a tuple";
-    case CAVMAE__PICKLE_LIST: return "a list";
-    case CAVMAE__PICKLE_DICT: return "a dictionary";
-    case CAVMAE__PICKLE_NAME: return "a class or function";
-    case CAVMAE__PICKLE_CALL: return "a tensor";
-    case CAVMAE__PICKLE_PERSISTENT: return "a storage";
-    case CAVMAE__PICKLE_UNSET:
-    case CAVMAE__PICKLE_OPAQUE: break;
-    }
-    return "an object";
-}
-
-cavmae__pickle_walk cavmae__pickle_walk_of(const cavmae__pickle *pickle, const value *v) {
-    return (cavmae__pickle_walk){((const container *)pickle->containers.data)[v->at].first, 0};
-}
-
-const value *cavmae__pickle_next(const cavmae__pickle *pickle, cavmae__pickle_walk *walk) {
-    const segment *segments = pickle->segments.data;
-    if (walk->segment == NO_SEGMENT) return NULL;
-    const segment *s = &segments[walk->segment];
-    const value *v = values_of(&pickle->items) + s->first + walk->index++;
-    if (walk->index == s->count) *walk = (cavmae__pickle_walk){s->next, 0};
-    return v;
 }
