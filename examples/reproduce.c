@@ -251,19 +251,34 @@ static void retrieve(cavmae_context *context, cavmae_model *model, const clip_se
     free(embedding[1]);
 }
 
+static double iou_of(cavmae_context *context, const float *heat, const clip_set *c, const box_list *boxes, int32_t side,
+                     int32_t cells, double threshold) {
+    cavmae_localization_metrics metrics = {.struct_size = sizeof metrics};
+    check(cavmae_localization_from_boxes(context, heat, c->count, cells, cells, side, side,
+                                         (const double(*)[4])boxes->box, boxes->counts, threshold, NULL, &metrics));
+    return metrics.mean_iou;
+}
+
 static double localize(cavmae_context *context, cavmae_model *model, const clip_set *c, const float *middle,
                        const box_list *boxes, int32_t side, int32_t patch) {
     int32_t cells = side / patch;
     float *heat = allocate((size_t)(c->count * cells * cells), sizeof *heat);
-    cavmae_localization_metrics metrics = {.struct_size = sizeof metrics};
     cavmae_batch batch = batch_of(c);
     batch.image = middle;
     batch.frames = 1;
     check(cavmae_localize(model, &batch, heat));
-    check(cavmae_localization_from_boxes(context, heat, c->count, cells, cells, side, side,
-                                         (const double(*)[4])boxes->box, boxes->counts, 0.5, NULL, &metrics));
+    double iou = iou_of(context, heat, c, boxes, side, cells, 0.5);
     free(heat);
-    return metrics.mean_iou;
+    return iou;
+}
+
+/* Of who always points at the whole picture: any two values, and no threshold. */
+static double whole_picture(cavmae_context *context, const clip_set *c, const box_list *boxes, int32_t side) {
+    float *heat = allocate((size_t)(4 * c->count), sizeof *heat);
+    for (int64_t i = 0; i < c->count; i++) heat[4 * i] = 1;
+    double iou = iou_of(context, heat, c, boxes, side, 2, 0);
+    free(heat);
+    return iou;
 }
 
 static void measure(cavmae_context *context, cavmae_model *model, const clip_set *train, const clip_set *held_out,
@@ -357,7 +372,7 @@ static void write_finding(FILE *file, const finding *f, const study *studies, in
 }
 
 static void write_report(FILE *file, const study *studies, int32_t count, int32_t seeds, const clip_set *train,
-                         const clip_set *held_out, int32_t epochs) {
+                         const clip_set *held_out, int32_t epochs, double everywhere) {
     fprintf(file, "# What of the paper holds on synthetic scenes\n\n");
     fprintf(file,
             "Written by `make reproduce` (examples/reproduce.sh, examples/reproduce.c): models of 1 million "
@@ -371,8 +386,9 @@ static void write_report(FILE *file, const study *studies, int32_t count, int32_
             "the groups (chance 23.75); **10 frames**: its scores averaged over ten frames, sound encoded "
             "once; **sound alone**, **picture alone**: probes of the single streams.\n"
             "* **finds**: recall among the first 10 of %" PRId64 " (chance %.1f).\n"
-            "* **IoU**: heat map above one half, stretched to [0, 1], against the boxes of the things.\n\n",
-            held_out->count, 1000.0 / (double)held_out->count);
+            "* **IoU**: heat map above one half, stretched to [0, 1], against the boxes of the things; who points "
+            "at the whole picture has %.1f.\n\n",
+            held_out->count, 1000.0 / (double)held_out->count, 100 * everywhere);
     fprintf(file, "| |");
     for (int m = 0; m < METRICS; m++) fprintf(file, " %s |", metric_names[m]);
     fprintf(file, "\n|---|");
@@ -458,7 +474,8 @@ int main(int argc, char **argv) {
     }
     FILE *file = fopen(out, "w");
     if (!file) die("cannot write %s: %s", out, strerror(errno));
-    write_report(file, studies, count, seeds.count, &train, &held_out, epochs);
+    write_report(file, studies, count, seeds.count, &train, &held_out, epochs,
+                 whole_picture(context, &held_out, &boxes, (int32_t)whole(config, CAVMAE_P_IMAGE_SIZE)));
     if (fclose(file) != 0) die("cannot write %s: %s", out, strerror(errno));
     free(boxes.box);
     free(boxes.counts);
