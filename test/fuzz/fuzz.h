@@ -69,8 +69,8 @@ static inline void fuzz_end(cavmae_context *context) {
     FUZZ_CHECK(fuzz_in_use.blocks == 0);
 }
 
-/* A call that failed says why, in a status that the header lists, none of them a fault of the library, and in words that
- * do nothing to a terminal, whatever names the file has. Gives whether the call went well. */
+/* A call that failed says why, in a status that the header lists, none of them a fault of the library, and in words
+ * that do nothing to a terminal, whatever names the file has. Gives whether the call went well. */
 static inline int fuzz_ok(cavmae_status status) {
     if (status == CAVMAE_OK) return 1;
     FUZZ_CHECK(status != CAVMAE_E_INTERNAL && strcmp(cavmae_status_str(status), "unknown status") != 0);
