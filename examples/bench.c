@@ -366,7 +366,7 @@ int main(int argc, char **argv) {
          .value = "C",
          .help = "pretrain, finetune, embed, embed_audio, frames, frames_apart, fbank, resize, index or op:NAME",
          .text = &name},
-        {.name = "--preset", .value = "P", .help = "base or tiny (base)", .text = &preset},
+        {.name = "--preset", .value = "P", .help = "base, tiny or a recipe (base)", .text = &preset},
         {.name = "--set", .value = "key=value", .help = "changes to the preset", .list = &settings},
         {.name = "--dtype", .value = "T", .help = "float32 or bfloat16 (float32)", .text = &dtype},
         {.name = "--batch", .value = "N", .help = "samples in a step (4)", .number = &b.batch},

@@ -113,7 +113,7 @@ int main(int argc, char **argv) {
     int32_t keys = 0, batch = 0, version = 0;
     const option options[] = {
         {.name = "--model", .value = "F", .help = "a model file, checkpoint or .pth", .text = &model_path},
-        {.name = "--preset", .value = "P", .help = "base or tiny (base)", .text = &preset},
+        {.name = "--preset", .value = "P", .help = "base, tiny or a recipe (base)", .text = &preset},
         {.name = "--set", .value = "key=value", .help = "changes to the preset", .list = &settings},
         {.name = "--batch", .value = "N", .help = "memory for batches of N (the configuration's)", .number = &batch},
         {.name = "--keys", .help = "lists all keys: default, range or words", .flag = &keys},

@@ -14,7 +14,7 @@ int main(int argc, char **argv) {
         {.name = "--data", .value = "M.json", .help = "manifest, or a folder of media files", .text = &data},
         {.name = "--labels", .value = "L.csv", .help = "the manifest's classes, to pack labels too", .text = &labels},
         {.name = "--out", .value = "FILE", .help = "where to write the packed data set", .text = &out},
-        {.name = "--preset", .value = "P", .help = "base or tiny (base)", .text = &preset},
+        {.name = "--preset", .value = "P", .help = "base, tiny or a recipe (base)", .text = &preset},
         {.name = "--set",
          .value = "key=value",
          .help = "cavmae-info --keys lists them; as of the models to be trained",

@@ -8,22 +8,6 @@ case=test/cases/vision_mae_float16.pth
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 
-try() {
-    if "$@" >"$work/out" 2>&1; then good; else bad "failed: $*" && cat "$work/out"; fi
-}
-
-refuse() { # what the message must hold, then the command
-    text=$1
-    shift
-    if "$@" >"$work/out" 2>&1; then
-        bad "not refused: $*"
-    elif grep -q -e "$text" "$work/out"; then
-        good
-    else
-        bad "refused without '$text': $(cat "$work/out")"
-    fi
-}
-
 same() {
     if cmp -s "$work/$1" "$work/$2"; then good; else bad "$1 and $2 differ"; fi
 }

@@ -9,32 +9,6 @@ media=$work/media
 set_up="audio_frames=64 image_size=32 embed_dim=16 num_heads=2 modality_depth=1 decoder_dim=16 decoder_heads=2
     decoder_depth=1 batch=2 epochs=2 loader_threads=2"
 
-# expect WORDS COMMAND...: it succeeds, and says so.
-expect() {
-    words=$1
-    shift
-    if ! "$@" >"$work/out" 2>&1; then
-        bad "failed: $*: $(cat "$work/out")"
-    elif grep -q -e "$words" "$work/out"; then
-        good
-    else
-        bad "'$words' is not in what $* says: $(cat "$work/out")"
-    fi
-}
-
-# refuse WORDS COMMAND...: it fails, and says why.
-refuse() {
-    words=$1
-    shift
-    if "$@" >"$work/out" 2>&1; then
-        bad "should have failed: $*"
-    elif grep -q -e "$words" "$work/out"; then
-        good
-    else
-        bad "'$words' is not in what $* says: $(cat "$work/out")"
-    fi
-}
-
 holds() { if eval "$1"; then good; else bad "not so: $1"; fi; }
 
 # Two clips of one name, one of another with a name of its own; one without a picture, one that is none, and what is

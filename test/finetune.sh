@@ -7,22 +7,6 @@ bin=${BUILD:-build}/bin
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 
-try() {
-    if "$@" >"$work/out" 2>&1; then good; else bad "failed: $*" && cat "$work/out"; fi
-}
-
-refuse() { # what the message must hold, then the command
-    text=$1
-    shift
-    if "$@" >"$work/out" 2>&1; then
-        bad "not refused: $*"
-    elif grep -q -e "$text" "$work/out"; then
-        good
-    else
-        bad "refused without '$text': $(cat "$work/out")"
-    fi
-}
-
 same() { # what, a, b
     if [ -n "$2" ] && [ "$2" = "$3" ]; then good; else bad "$1: '$2' and '$3'"; fi
 }

@@ -8,32 +8,6 @@ trap 'rm -rf "$work"' EXIT
 val=$work/clips/val.json
 model=$work/run/model.safetensors
 
-# expect WORDS COMMAND...: it succeeds, and says so.
-expect() {
-    words=$1
-    shift
-    if ! "$@" >"$work/out" 2>&1; then
-        bad "failed: $*: $(cat "$work/out")"
-    elif grep -q -e "$words" "$work/out"; then
-        good
-    else
-        bad "'$words' is not in what $* says: $(cat "$work/out")"
-    fi
-}
-
-# refuse WORDS COMMAND...: it fails, and says why.
-refuse() {
-    words=$1
-    shift
-    if "$@" >"$work/out" 2>&1; then
-        bad "should have failed: $*"
-    elif grep -q -e "$words" "$work/out"; then
-        good
-    else
-        bad "'$words' is not in what $* says: $(cat "$work/out")"
-    fi
-}
-
 # A PNG that another reader takes; wider than high: 1, or 0.
 picture() {
     if ! "$bin/cavmae-embed" --model "$model" --image "$1" --kind visual --out "$work/picture.npy" >"$work/out" 2>&1; then

@@ -8,10 +8,6 @@ work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 clip=../shared/media/00W1lcxW-WU_40.000.mp4
 
-try() {
-    if "$@" >"$work/out" 2>&1; then good; else bad "failed: $*" && cat "$work/out"; fi
-}
-
 sed -n '/^```c$/,/^```$/p' README.md | sed '1d;$d' >"$work/first.c"
 try $CC -std=c99 -Wall -Wextra -Werror -Iinclude -o "$work/first" "$work/first.c" -L"$BUILD/lib" -lcavmae \
     -Wl,-rpath,"$(cd "$BUILD/lib" && pwd)" -lm
