@@ -206,7 +206,7 @@ static void test_mix(void) {
     cavmae__mix_waveforms(again, 3, shorter, 2, 0.75); /* means 3, 6; zeros follow */
     static const float with_shorter[] = {-2, -0.25f, 2.25f};
     for (int i = 0; i < 3; i++) CHECK_CLOSE((double)again[i], (double)with_shorter[i], 1e-6);
-    cavmae__mix(x, y, 2, 0.25);
+    cavmae__mix_values(x, y, 2, 0.25);
     CHECK_CLOSE((double)x[0], 0.25, 1e-6);
     CHECK_CLOSE((double)x[1], 0.375, 1e-6);
 }

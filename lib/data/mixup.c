@@ -46,7 +46,7 @@ cavmae__mixup cavmae__mixup_draw(double probability, double alpha, int64_t count
 
 /* ---- Mixtures ---- */
 
-void cavmae__mix(float *own, const float *second, int64_t count, double lambda) {
+void cavmae__mix_values(float *own, const float *second, int64_t count, double lambda) {
     float a = (float)lambda, b = (float)(1 - lambda);
     for (int64_t i = 0; i < count; i++) own[i] = a * own[i] + b * second[i];
 }

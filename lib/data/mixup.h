@@ -14,7 +14,7 @@ typedef struct cavmae__mixup {
 cavmae__mixup cavmae__mixup_draw(double probability, double alpha, int64_t count, const cavmae__draw *draw);
 
 /* own = lambda * own + (1 - lambda) * second, both [count]. */
-void cavmae__mix(float *own, const float *second, int64_t count, double lambda);
+void cavmae__mix_values(float *own, const float *second, int64_t count, double lambda);
 
 /* The same of two sounds, each less its mean; the second cut or filled up with zeros to the first's length. */
 void cavmae__mix_waveforms(float *own, int64_t count, const float *second, int64_t second_count, double lambda);

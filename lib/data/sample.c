@@ -133,8 +133,9 @@ static cavmae_status read_clip(const cavmae__source *source, int64_t index, int6
 
 static void mix_clips(const cavmae__source *source, clip *own, const clip *second, double lambda) {
     if (own->waveform) cavmae__mix_waveforms(own->waveform, own->count, second->waveform, second->count, lambda);
-    if (own->image) cavmae__mix(own->image, second->image, (int64_t)cavmae__source_image_size(source), lambda);
-    if (own->labels) cavmae__mix(own->labels, second->labels, (int64_t)cavmae__source_label_count(source), lambda);
+    if (own->image) cavmae__mix_values(own->image, second->image, (int64_t)cavmae__source_image_size(source), lambda);
+    if (own->labels)
+        cavmae__mix_values(own->labels, second->labels, (int64_t)cavmae__source_label_count(source), lambda);
 }
 
 /* The sample's own clip, and with luck another one in it. */
