@@ -170,7 +170,7 @@ int main(int argc, char **argv) {
         {.name = "--pool", .help = "with --windows: a file's mean over them", .flag = &pool},
         {.name = "--out", .value = "FILE", .help = ".npy or .safetensors; with --windows also .csv", .text = &out},
         {.name = "--threads", .value = "N", .help = "0: one for each CPU (0)", .number = &threads},
-        {.name = "--device", .value = "D", .help = "cpu, cuda, cuda:N or auto (cpu)", .text = &device},
+        {.name = "--device", .value = "D", .help = DEVICE_HELP, .text = &device},
         {0}};
     read_options(argc, argv, "embeds clips", options);
     if (!model_path || !out) die("--model and --out are needed");

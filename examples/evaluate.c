@@ -398,7 +398,7 @@ int main(int argc, char **argv) {
         {.name = "--set", .value = "key=value", .help = "cavmae-info --keys lists them", .list = &e.settings},
         {.name = "--json", .help = "one line of JSON instead of a table", .flag = &e.json},
         {.name = "--threads", .value = "N", .help = "0: one for each CPU (0)", .number = &threads},
-        {.name = "--device", .value = "D", .help = "cpu, cuda, cuda:N or auto (cpu)", .text = &device},
+        {.name = "--device", .value = "D", .help = DEVICE_HELP, .text = &device},
         {0}};
     read_options(argc, argv, "measures a model on a manifest", options);
     if (!task || !e.model_path || !e.manifest) die("--task, --model and --manifest are needed");

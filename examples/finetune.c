@@ -182,26 +182,42 @@ static void end_epoch(run *r, int64_t epoch) {
     check(cavmae_model_save(r->model, path));
 }
 
+/* Shows and logs what is known of the steps by now; `wait`: of all of them. */
+static void report_steps(run *r, int64_t epoch, int32_t wait, cavmae_step_result *s) {
+    for (int32_t all = 0; all <= wait; all++) {
+        const int64_t before = s->step;
+        check(cavmae_trainer_result(r->trainer, all, s));
+        if (s->step == before) continue;
+        log_step(r, s, epoch);
+        show_step(r, s, epoch, was_interrupted());
+    }
+}
+
 /* 1: all epochs are done; 0: interrupted. */
 static int32_t train(run *r) {
     cavmae_step_result s = {.struct_size = sizeof s};
+    check(cavmae_trainer_result(r->trainer, 1, &s));
+    int64_t taken = s.step;
     r->pace.started = now();
     for (;;) {
         const cavmae_batch *batch = next_batch(&r->data);
         int64_t epoch = epoch_of(&r->data);
         if (batch) {
             if (epoch >= r->epochs) return 1; /* the checkpoint was of a finished run */
-            check(cavmae_finetune_step(r->trainer, batch, &s));
+            check(cavmae_finetune_step(r->trainer, batch, NULL));
             r->pace.steps++;
             r->pace.clips += batch->count;
-            log_step(r, &s, epoch);
-            show_step(r, &s, epoch, was_interrupted());
+            taken++;
+            report_steps(r, epoch, 0, &s);
         } else {
+            report_steps(r, epoch, 1, &s);
             if (r->pace.steps) show_step(r, &s, epoch, 1);
             end_epoch(r, epoch);
         }
-        if (!batch || was_interrupted() || s.step % r->checkpoint_steps == 0)
+        if (!batch || was_interrupted() || taken % r->checkpoint_steps == 0) {
+            report_steps(r, epoch, 1, &s);
             check(cavmae_checkpoint_save(r->trainer, r->data.loader, r->folder.checkpoint));
+        }
         if (!batch && epoch + 1 >= r->epochs) return 1;
         if (was_interrupted()) return 0;
     }
@@ -280,7 +296,7 @@ int main(int argc, char **argv) {
         {.name = "--average", .help = "average the epochs from key average_from on", .flag = &averages},
         {.name = "--resume", .help = "go on from DIR/checkpoint.safetensors", .flag = &resume},
         {.name = "--threads", .value = "N", .help = "0: one for each CPU (0)", .number = &threads},
-        {.name = "--device", .value = "D", .help = "cpu, cuda, cuda:N or auto (cpu)", .text = &device},
+        {.name = "--device", .value = "D", .help = DEVICE_HELP, .text = &device},
         {0}};
     read_options(argc, argv, "fine-tunes a pretrained model on a manifest's classes", options);
     if (!pretrained_path || !data || !labels || !r.out) die("--model, --data, --labels and --out are needed");

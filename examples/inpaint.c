@@ -166,7 +166,7 @@ int main(int argc, char **argv) {
         {.name = "--draw", .value = "N", .help = "another number, another mask (0)", .number = &draw},
         {.name = "--set", .value = "KEY=VALUE", .help = "of the objective, e.g. norm_pix_loss=0", .list = &settings},
         {.name = "--threads", .value = "N", .help = "0: one for each CPU (0)", .number = &threads},
-        {.name = "--device", .value = "D", .help = "cpu, cuda, cuda:N or auto (cpu)", .text = &device},
+        {.name = "--device", .value = "D", .help = DEVICE_HELP, .text = &device},
         {0}};
     read_options(argc, argv, "hides parts of a clip and lets a model paint them", options);
     if (!model_path || !out) die("--model and --out are needed");

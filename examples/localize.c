@@ -266,7 +266,7 @@ int main(int argc, char **argv) {
          .text = &j.out},
         {.name = "--count", .value = "N", .help = "so many clips on the sheet (12)", .number = &shown},
         {.name = "--threads", .value = "N", .help = "0: one for each CPU (0)", .number = &threads},
-        {.name = "--device", .value = "D", .help = "cpu, cuda, cuda:N or auto (cpu)", .text = &device},
+        {.name = "--device", .value = "D", .help = DEVICE_HELP, .text = &device},
         {0}};
     read_options(argc, argv, "shows where in a picture its sound comes from", options);
     if (!model_path) die("--model is needed");

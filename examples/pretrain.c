@@ -49,27 +49,43 @@ static void validate(run *r, int64_t epoch) {
 
 /* ---- Training ---- */
 
+/* Shows and logs what is known of the steps by now; `wait`: of all of them. */
+static void report_steps(run *r, int64_t epoch, int32_t wait, cavmae_step_result *s) {
+    for (int32_t all = 0; all <= wait; all++) {
+        const int64_t before = s->step;
+        check(cavmae_trainer_result(r->trainer, all, s));
+        if (s->step == before) continue;
+        log_step(r, s, epoch);
+        show_step(r, s, epoch, was_interrupted());
+    }
+}
+
 /* 1: all epochs are done; 0: interrupted. */
 static int32_t train(run *r) {
     cavmae_step_result s = {.struct_size = sizeof s};
     const cavmae_batch *batch;
+    check(cavmae_trainer_result(r->trainer, 1, &s));
+    int64_t taken = s.step;
     r->pace.started = now();
     for (;;) {
         check(cavmae_loader_next(r->loader, &batch));
         int64_t epoch = cavmae_loader_epoch(r->loader);
         if (batch) {
             if (epoch >= r->epochs) return 1; /* the checkpoint was of a finished run */
-            check(cavmae_pretrain_step(r->trainer, batch, &s));
+            check(cavmae_pretrain_step(r->trainer, batch, NULL));
             r->pace.steps++;
             r->pace.clips += batch->count;
-            log_step(r, &s, epoch);
-            show_step(r, &s, epoch, was_interrupted());
+            taken++;
+            report_steps(r, epoch, 0, &s);
         } else {
+            report_steps(r, epoch, 1, &s);
             if (r->pace.steps) show_step(r, &s, epoch, 1);
             if (r->validation) validate(r, epoch);
         }
-        if (!batch || was_interrupted() || s.step % r->checkpoint_steps == 0)
+        if (!batch || was_interrupted() || taken % r->checkpoint_steps == 0) {
+            report_steps(r, epoch, 1, &s);
             check(cavmae_checkpoint_save(r->trainer, r->loader, r->folder.checkpoint));
+        }
         if (!batch && epoch + 1 >= r->epochs) return 1;
         if (was_interrupted()) return 0;
     }
@@ -135,7 +151,7 @@ int main(int argc, char **argv) {
          .list = &settings},
         {.name = "--resume", .help = "go on from DIR/checkpoint.safetensors", .flag = &resume},
         {.name = "--threads", .value = "N", .help = "0: one for each CPU (0)", .number = &threads},
-        {.name = "--device", .value = "D", .help = "cpu, cuda, cuda:N or auto (cpu)", .text = &device},
+        {.name = "--device", .value = "D", .help = DEVICE_HELP, .text = &device},
         {0}};
     read_options(argc, argv, "trains a model on a manifest", options);
     if (!data || !out) die("--data or --media, and --out are needed");

@@ -164,7 +164,7 @@ int main(int argc, char **argv) {
          .help = "what was found, as pictures and spectrograms",
          .text = &sheet_path},
         {.name = "--threads", .value = "N", .help = "0: one for each CPU (0)", .number = &threads},
-        {.name = "--device", .value = "D", .help = "cpu, cuda, cuda:N or auto (cpu)", .text = &device},
+        {.name = "--device", .value = "D", .help = DEVICE_HELP, .text = &device},
         {0}};
     read_options(argc, argv, "searches a manifest by sound and picture", options);
     if (!model_path || !manifest) die("--model and --manifest are needed");

@@ -125,6 +125,21 @@ typedef struct cavmae_context_options {
     /* How far a long call has come: `done` of `total` (0: unknown) of `what`, in English. */
     void (*progress)(void *user, const char *what, int64_t done, int64_t total);
     void *progress_user;
+    /* GPUs: which of several ways of computing a product or attention is fastest is measured when a shape is first seen,
+     * and remembered in this file, made where it is not there. NULL: a fixed rule, nothing is measured, and two runs
+     * have the same bits without sharing a file. */
+    const char *tuning_file;
+    /* GPUs: "dtype" (NULL): products of operands as they are; "tf32": those of float32 models with 10 bits of mantissa;
+     * "fp8": those of bfloat16 models with e4m3 operands, each row scaled by its own largest value, for embedding only
+     * (sm_90). What a device cannot do is UNSUPPORTED when it is asked for. */
+    const char *matmul;
+    /* GPUs: who computes bfloat16 attention: "own" kernels, "cudnn", or "auto" (NULL): the faster with a tuning_file,
+     * else own. */
+    const char *attention;
+    /* GPUs: bfloat16 models take GELU's tanh form, which costs nothing beside a product there (it differs from the exact
+     * one by at most 4.8e-4); 1: the exact one, as everywhere else. */
+    int32_t exact_gelu;
+    int32_t reserved2; /* 0 */
 } cavmae_context_options;
 
 /* options NULL: all defaults. Errors: ARG, NOMEM, BACKEND (device not there, with the loader's words). */
@@ -134,6 +149,9 @@ CAVMAE_API void cavmae_context_free(cavmae_context *context);
 
 /* The device in use, e.g. "cpu" or "cuda:0"; lives as long as the context. Any thread. */
 CAVMAE_API const char *cavmae_context_device(const cavmae_context *context);
+/* What the device is and what computes on it, in one or more lines: "cpu (avx512)"; a GPU's name, architecture, memory and
+ * libraries, and how attention of each shape seen so far is computed. Lives until the next call or the context's end. */
+CAVMAE_API cavmae_status cavmae_context_device_info(cavmae_context *context, const char **out) CAVMAE_CHECKED;
 CAVMAE_API int32_t cavmae_context_threads(const cavmae_context *context);
 
 /* ---- Configuration --------------------------------------------------------------------------------------- */
@@ -238,7 +256,9 @@ typedef struct cavmae_config cavmae_config;
 #define CAVMAE_P_WEIGHT_DECAY 405 /* weight_decay. 5e-7 */
 #define CAVMAE_P_CLIP_NORM 406    /* clip_norm: gradients are scaled down to this L2 norm; 0: not clipped. 0 */
 #define CAVMAE_P_ACCUMULATE 407   /* accumulate: batches whose mean gradient makes one update. 1 */
-#define CAVMAE_P_RECOMPUTE 408    /* recompute: keep only each layer's input and compute the rest again going back. 0 */
+#define CAVMAE_P_RECOMPUTE                                                                                             \
+    408 /* recompute: what is computed again going back instead of being kept: 1: of each layer all but
+                                    * its input (a third less, a third slower); 2: GELU's outputs (a fifth less). 0 */
 #define CAVMAE_P_SCHEDULE                                                                                              \
     409                           /* schedule: "multistep" (lr * gamma ^ milestones passed; no milestones: constant)
                                     * or "cosine" */
@@ -592,7 +612,7 @@ CAVMAE_API int64_t cavmae_model_parameter_count(const cavmae_model *model);     
 CAVMAE_API const char *cavmae_model_parameter_name(const cavmae_model *model, int64_t index); /* NULL past the end */
 /* Elements in all parameters; `trainable` 1: those that training changes. */
 CAVMAE_API int64_t cavmae_model_elements(const cavmae_model *model, int32_t trainable);
-/* A view to read. */
+/* A view to read; of a model on a GPU a copy of what it is now. */
 CAVMAE_API cavmae_status cavmae_model_parameter(cavmae_model *model, const char *name,
                                                 cavmae_tensor **out) CAVMAE_CHECKED;
 /* Copies values [elements of the parameter] in. */
@@ -633,6 +653,14 @@ typedef struct cavmae_batch {
     int32_t frames; /* N pictures of each clip, whose sound is encoded once; 0: 1. Embedding, localisation only */
     const float *features; /* [B, width] as cavmae_embedding's, instead of sound and pictures. cavmae_finetune_step with
                             * freeze_base, and cavmae_finetune_evaluate, only */
+    /* Sound and pictures as they are, each instead of its prepared form, to be prepared on the way as the input contract
+     * says: by a GPU, or on the context's threads, to the bits of cavmae_prepare_audio of the samples / 32768 and of
+     * cavmae_prepare_image. Not for inpainting. Errors: ARG (audio and pcm, or image and pixels; pcm with audio_frames;
+     * less than a window of 25 ms; a picture without pixels). */
+    const int16_t *pcm;    /* [B, pcm_samples] one channel at sample_rate, instead of audio */
+    int64_t pcm_samples;   /* of each clip. T is as configured; with audio_length native it follows from this number */
+    const uint8_t *pixels; /* [B, pixel_height, pixel_width, C], or [B, frames, ...], instead of image */
+    int32_t pixel_height, pixel_width;
 } cavmae_batch;
 
 /* The key mode, in numbers. */
@@ -742,11 +770,16 @@ CAVMAE_API cavmae_status cavmae_trainer_create(cavmae_model *model, cavmae_optim
                                                const cavmae_config *config, cavmae_trainer **out) CAVMAE_CHECKED;
 CAVMAE_API void cavmae_trainer_free(cavmae_trainer *trainer);
 
-/* One batch: masks, forward, backward, and (each `accumulate`-th call) update. result may be NULL. NOT_FINITE names
- * the step and the tensor. After any failure parameters are as they were, the step does not count, and what was
- * accumulated for the next update is dropped. */
+/* One batch: masks, forward, backward, and (each `accumulate`-th call) update. NOT_FINITE names the step and the tensor.
+ * After any failure parameters are as they were, the step does not count, and what was accumulated for the next update
+ * is dropped. result NULL: a GPU's step is not waited for, so that the next batch is made ready meanwhile; its failure
+ * is then the next call's that trains, evaluates, or saves with this trainer, whose own batch is not looked at. */
 CAVMAE_API cavmae_status cavmae_pretrain_step(cavmae_trainer *trainer, const cavmae_batch *batch,
                                               cavmae_step_result *result) CAVMAE_CHECKED;
+/* Of the last step whose outcome is known: with `wait` the last one taken, else on a GPU and after a step without result
+ * the one before it. Before this trainer's first all is 0 but the field step, which a checkpoint sets. */
+CAVMAE_API cavmae_status cavmae_trainer_result(cavmae_trainer *trainer, int32_t wait,
+                                               cavmae_step_result *result) CAVMAE_CHECKED;
 /* Forward only, with masks drawn for `batch_number`: the same number, the same masks. */
 CAVMAE_API cavmae_status cavmae_pretrain_evaluate(cavmae_trainer *trainer, const cavmae_batch *batch,
                                                   int64_t batch_number, cavmae_step_result *result) CAVMAE_CHECKED;
@@ -912,7 +945,8 @@ CAVMAE_API cavmae_status cavmae_localization_from_boxes(cavmae_context *context,
 
 /* ---- Search and metrics ------------------------------------------------------------------------------------ */
 
-/* Exact cosine search in float32. Ids are 0, 1, ... in order of adding. */
+/* Exact cosine search in float32. Ids are 0, 1, ... in order of adding. With a context on a CUDA device rows are copied
+ * there by the first search that sees them, and stay until the index is freed; NOMEM where they do not fit. */
 typedef struct cavmae_index cavmae_index;
 CAVMAE_API cavmae_status cavmae_index_create(cavmae_context *context, int32_t dim, cavmae_index **out) CAVMAE_CHECKED;
 CAVMAE_API void cavmae_index_free(cavmae_index *index);

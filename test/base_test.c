@@ -145,6 +145,24 @@ static void test_context(void) {
     CHECK(strstr(cavmae_last_error(), "cuda:1") && strstr(cavmae_last_error(), "/nonexistent/libcavmae-cuda.so"));
     CHECK(context == NULL);
 
+    options.device = "cpu";
+    options.matmul = "fp16";
+    CHECK_STATUS(cavmae_context_create(&options, &context), CAVMAE_E_ARG);
+    CHECK(strstr(cavmae_last_error(), "fp16"));
+    options.matmul = "fp8";
+    CHECK_STATUS(cavmae_context_create(&options, &context), CAVMAE_E_UNSUPPORTED);
+    options.matmul = "tf32"; /* a permission */
+    options.attention = "cudnn";
+    CHECK_STATUS(cavmae_context_create(&options, &context), CAVMAE_E_UNSUPPORTED);
+    options.attention = "flash";
+    CHECK_STATUS(cavmae_context_create(&options, &context), CAVMAE_E_ARG);
+    CHECK(strstr(cavmae_last_error(), "flash"));
+    options.attention = "own";
+    options.exact_gelu = 2;
+    CHECK_STATUS(cavmae_context_create(&options, &context), CAVMAE_E_ARG);
+    options.exact_gelu = 1;
+    options.tuning_file = "/nonexistent/tuning"; /* a CPU has nothing to choose */
+
     options.device = "auto";
     options.log = count_log;
     options.log_user = logged;
@@ -157,6 +175,8 @@ static void test_context(void) {
     CHECK(strcmp(cavmae_context_device(context), "cpu") == 0);
     CHECK(strcmp(cavmae__context_plugin_dir(context), "/nonexistent") == 0);
     CHECK(cavmae_context_threads(context) == 3);
+    const cavmae__device_choices choices = cavmae__context_choices(context);
+    CHECK(choices.matmul == CAVMAE__MATMUL_TF32 && choices.attention == CAVMAE__ATTENTION_OWN && choices.exact_gelu);
     CHECK(logged[3] == 1);
     cavmae__log(context, CAVMAE_LOG_DEBUG, "not wanted");
     cavmae__log(context, CAVMAE_LOG_ERROR, "wanted: %d", 1);

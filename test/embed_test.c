@@ -241,7 +241,8 @@ static int32_t cancel_second(void *user) { return ++*(int *)user == 2; }
 
 static void test_refusals(void) {
     int asked = 0;
-    cavmae_context_options options = {.struct_size = sizeof options, .threads = 1, .cancel = cancel_second};
+    cavmae_context_options options = test_options(1);
+    options.cancel = cancel_second;
     options.cancel_user = &asked;
     cavmae_context *context;
     CHECK_OK(cavmae_context_create(&options, &context));

@@ -6,7 +6,7 @@
 #include <stdatomic.h>
 #include <stdlib.h>
 
-#include "cavmae.h"
+#include "device.h"
 
 typedef struct failing_allocator {
     atomic_long calls;  /* allocations asked for */
@@ -31,8 +31,7 @@ static inline void failing_free(void *user, void *memory) {
 }
 
 static inline cavmae_context_options failing_options(failing_allocator *a) {
-    cavmae_context_options options = {0};
-    options.struct_size = sizeof options;
+    cavmae_context_options options = test_options(0);
     options.alloc = failing_alloc;
     options.free = failing_free;
     options.alloc_user = a;

@@ -270,6 +270,7 @@ static void test_learns(void) {
 /* ---- Errors ---- */
 
 static void test_errors(void) {
+    cavmae_step_result waited_for = {.struct_size = sizeof waited_for};
     float logits[CLIPS * CLASSES];
     tiny_training t = tiny_train(1, HEAD), plain = tiny_train(1, SMALLEST);
     tiny_inputs in = tiny_make(t.config, 0, CLIPS, NULL);
@@ -307,7 +308,7 @@ static void test_errors(void) {
     batch.frames = 0;
     in.image[7] = NAN;
     CHECK_STATUS(cavmae_embed(t.model, &batch, &out), CAVMAE_E_NOT_FINITE);
-    CHECK_STATUS(cavmae_finetune_step(t.trainer, &batch, NULL), CAVMAE_E_NOT_FINITE);
+    CHECK_STATUS(cavmae_finetune_step(t.trainer, &batch, &waited_for), CAVMAE_E_NOT_FINITE);
     tiny_release(&in);
     tiny_train_free(&t);
     tiny_train_free(&plain);

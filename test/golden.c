@@ -1,7 +1,7 @@
 /* Golden cases: runs what a file of shared/oracle describes through the public API, and compares with what the file
  * expects.
  *
- *   golden [--device D] [--dtype float32|bfloat16] [--threads N] FILE...
+ *   golden [--device D] [--plugin-dir DIR] [--dtype float32|bfloat16] [--matmul M] [--exact-gelu 1] [--threads N] FILE...
  *
  * For each file it prints one line for every group of tensors: how many, the worst error, its tolerance, and the tensor
  * that has it. Exits with 1 when anything is out of tolerance, was not computed, or cannot be read. Cases are made
@@ -12,6 +12,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "device.h"
 #include "fill_by_hash.h"
 #include "golden_file.h"
 
@@ -238,6 +239,28 @@ static void run_finetune(golden *g) {
 
 /* ---- Embedding ---- */
 
+/* The lowest cosine between a row that was computed and the expected one, which must not be under `bound`. */
+static void compare_cosines(golden *g, const char *name, const float *got, double bound) {
+    array expected = read_floats(g, name);
+    const float *wanted = expected.data;
+    const int64_t width = expected.shape[expected.dims - 1];
+    double lowest = 1;
+    mark(g, name);
+    for (int64_t row = 0; wanted && row < expected.count; row += width) {
+        double product = 0, a = 0, b = 0;
+        for (int64_t i = row; i < row + width; i++) {
+            product += (double)got[i] * (double)wanted[i];
+            a += (double)got[i] * (double)got[i];
+            b += (double)wanted[i] * (double)wanted[i];
+        }
+        const double cosine = product / sqrt(a * b);
+        if (!(cosine >= lowest)) lowest = cosine;
+    }
+    printf("          %-31s lowest cosine of a row %.7f, 1 - cosine %.2e\n", name, lowest, 1 - lowest);
+    if (!(lowest >= bound)) failure(g, "%s: a row's cosine is %.6f, under %g", name, lowest, bound);
+    free(expected.data);
+}
+
 static void run_features(golden *g) {
     enum { OUTPUTS = 6 };
     static const char *const names[OUTPUTS] = {"expect.embed_a",  "expect.embed_v",  "expect.embed_av",
@@ -266,7 +289,10 @@ static void run_features(golden *g) {
                                 .joint_tokens = outputs[5]};
         if (ok(g, cavmae_embed(model, &batch, &out)))
             for (int i = 0; i < OUTPUTS; i++)
-                if (outputs[i]) compare(g, "output", names[i] + 7, names[i], outputs[i], counts[i]);
+                if (outputs[i]) {
+                    if (!g->fp8) compare(g, "output", names[i] + 7, names[i], outputs[i], counts[i]);
+                    compare_cosines(g, names[i], outputs[i], g->fp8 ? 0.99 : 0.9999);
+                }
     }
     for (int i = 0; i < OUTPUTS; i++) free(outputs[i]);
     cavmae_model_free(model);
@@ -383,13 +409,19 @@ static void run_case(golden *g, const char *path) {
 }
 
 int main(int argc, char **argv) {
-    cavmae_context_options options = {.struct_size = sizeof options};
+    cavmae_context_options options = test_options(0);
     cavmae_context *context;
     const char *dtype = "float32";
     int at = 1, failed = 0, files = 0;
     for (; at + 1 < argc && !strncmp(argv[at], "--", 2); at += 2) {
         if (!strcmp(argv[at], "--device"))
             options.device = argv[at + 1];
+        else if (!strcmp(argv[at], "--plugin-dir"))
+            options.plugin_dir = argv[at + 1];
+        else if (!strcmp(argv[at], "--matmul"))
+            options.matmul = argv[at + 1];
+        else if (!strcmp(argv[at], "--exact-gelu"))
+            options.exact_gelu = atoi(argv[at + 1]);
         else if (!strcmp(argv[at], "--dtype"))
             dtype = argv[at + 1];
         else if (!strcmp(argv[at], "--threads"))
@@ -398,7 +430,8 @@ int main(int argc, char **argv) {
             break;
     }
     if (at >= argc || !strncmp(argv[at], "--", 2)) {
-        fprintf(stderr, "usage: golden [--device D] [--dtype float32|bfloat16] [--threads N] FILE...\n");
+        fprintf(stderr, "usage: golden [--device D] [--plugin-dir DIR] [--dtype float32|bfloat16] [--matmul M] "
+                        "[--exact-gelu 1] [--threads N] FILE...\n");
         return 2;
     }
     if (cavmae_context_create(&options, &context) != CAVMAE_OK) {
@@ -411,6 +444,7 @@ int main(int argc, char **argv) {
         g->context = context;
         g->dtype = dtype;
         g->bfloat16 = !strcmp(dtype, "bfloat16");
+        g->fp8 = options.matmul && !strcmp(options.matmul, "fp8");
         printf("%s\n", argv[at]);
         run_case(g, argv[at]);
         report(g);

@@ -70,7 +70,7 @@ typedef struct golden {
     cavmae_safetensors *file;
     cavmae_config *config;
     const char *dtype;
-    int bfloat16, base;
+    int bfloat16, fp8, base;
     /* options */
     int64_t steps, rate, size;
     /* report */

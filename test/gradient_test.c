@@ -114,7 +114,7 @@ int main(void) {
         SMALLEST
         " lr=0 mask_domain=joint mask_ratio_a=0.7 contrast_weight=0 mae_weight=2 modality_depth=0 joint_depth=2",
         NULL, 400);
-    check_head(SMALLEST " lr=0 classes=4 head=linear head_input=sum trainable_pos=1", 200);
+    check_head(SMALLEST " lr=0 classes=4 head=linear head_input=sum trainable_pos=1 recompute=2", 200);
     check_head(SMALLEST " lr=0 classes=4 head_input=concat loss=ce recompute=1", 200);
     check_head(SMALLEST " lr=0 classes=4 modalities=v joint_depth=2 loss=ce", 100);
     check_head(SMALLEST " lr=0 classes=4 mode=missingaudioonly joint_depth=2", 100);

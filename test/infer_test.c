@@ -24,10 +24,8 @@ static float *random_rows(int64_t count, int64_t dim) {
 }
 
 static cavmae_context *context_with(int32_t threads) {
-    cavmae_context_options options = {0};
+    const cavmae_context_options options = test_options(threads);
     cavmae_context *context = NULL;
-    options.struct_size = sizeof options;
-    options.threads = threads;
     CHECK_OK(cavmae_context_create(&options, &context));
     return context;
 }

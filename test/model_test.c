@@ -442,6 +442,7 @@ static void test_memory(void) {
 #define MIDDLE "embed_dim=256 num_heads=8 decoder_dim=128 decoder_heads=8 batch=4"
     check_memory(MIDDLE, CAVMAE_TASK_PRETRAIN, 4);
     check_memory(MIDDLE " recompute=1", CAVMAE_TASK_PRETRAIN, 4);
+    check_memory(MIDDLE " recompute=2", CAVMAE_TASK_PRETRAIN, 4);
     check_memory(MIDDLE " dtype=bfloat16 contrast_weight=0", CAVMAE_TASK_PRETRAIN, 4);
     check_memory(MIDDLE " mask_domain=joint contrast_weight=0", CAVMAE_TASK_PRETRAIN, 4);
     check_memory(MIDDLE " mae_weight=0", CAVMAE_TASK_PRETRAIN, 4);

@@ -130,17 +130,7 @@ static cavmae_status call_patches(cavmae__backend *b, const void *op) { return b
 static cavmae_status call_mae_loss(cavmae__backend *b, const void *op) { return b->ops->mae_loss(b, op); }
 static cavmae_status call_draw_masks(cavmae__backend *b, const void *op) { return b->ops->draw_masks(b, op); }
 
-typedef struct squares {
-    const float *x;
-    int64_t count;
-    double *sum;
-    void *workspace;
-} squares;
-
-static cavmae_status call_sum_squares(cavmae__backend *b, const void *arg) {
-    const squares *op = arg;
-    return b->ops->sum_squares(b, op->x, op->count, op->sum, op->workspace);
-}
+static cavmae_status call_sum_squares(cavmae__backend *b, const void *op) { return b->ops->sum_squares(b, op); }
 
 static void bench_linear(const bench *b, int64_t rows, int32_t in, int32_t out, int32_t dtype) {
     const char *kind = dtype == CAVMAE_BFLOAT16 ? "bf16" : "f32";
@@ -297,19 +287,19 @@ static void bench_optimizer(const bench *b) {
     if (!wanted(b, "adam") && !wanted(b, "sum_squares")) return;
     float *p = numbers(b, COUNT), *m = numbers(b, COUNT), *v = memory(b, COUNT * sizeof *v), *grad = numbers(b, COUNT);
     double sum;
+    const cavmae__update first = {.lr = 1e-4, .grad_scale = 1, .number = 1};
     cavmae__adam adam = {.count = COUNT,
-                         .update = 1,
+                         .update = &first,
                          .p = p,
                          .m = m,
                          .v = v,
                          .grad = grad,
-                         .lr = 1e-4,
+                         .lr_factor = 1,
                          .beta1 = 0.95,
                          .beta2 = 0.999,
                          .eps = 1e-8,
-                         .weight_decay = 5e-7,
-                         .grad_scale = 1};
-    squares norm = {grad, COUNT, &sum, b->workspace};
+                         .weight_decay = 5e-7};
+    const cavmae__sum_squares norm = {.count = COUNT, .x = grad, .sum = &sum, .workspace = b->workspace};
     if (wanted(b, "adam")) report(b, "adam", "16 M", 0, 7.0 * COUNT * sizeof(float), call_adam, &adam);
     if (wanted(b, "sum_squares"))
         report(b, "sum_squares", "16 M", 0, 1.0 * COUNT * sizeof(float), call_sum_squares, &norm);
@@ -369,7 +359,9 @@ static void bench_losses(const bench *b) {
                                  .loss = loss,
                                  .accuracy = loss + 1,
                                  .workspace = b->workspace};
+    const uint64_t step = 0;
     cavmae__draw_masks draw = {.seed = 1,
+                               .step = &step,
                                .purpose = 2,
                                .clips = 512,
                                .rows = 8,

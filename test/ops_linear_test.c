@@ -305,7 +305,21 @@ static void test_threads(int32_t dtype) {
     free_case(&threads_case);
 }
 
+static void test_gelu(cavmae__backend *backend) {
+    for (int i = 0; i < 4; i++) {
+        array x = make_input(i < 2 ? 20001 : 3, i % 2 ? CAVMAE_BFLOAT16 : CAVMAE_FLOAT32, -8, 8);
+        array y = make_output(x.count, x.dtype);
+        const cavmae__gelu op = {.count = x.count, .dtype = x.dtype, .exact_gelu = i % 2, .x = x.data, .y = y.data};
+        CHECK_OK(backend->ops->gelu(backend, &op));
+        for (int64_t j = 0; j < x.count; j++) x.value[j] = gelu(x.value[j]);
+        CHECK_ARRAY(&y, x.value, tolerance_of(x.dtype));
+        free_array(&x);
+        free_array(&y);
+    }
+}
+
 int main(void) {
+    for_each_isa(test_gelu);
     for_each_isa(test_linear);
     for_each_isa(test_companies);
     test_threads(CAVMAE_FLOAT32);

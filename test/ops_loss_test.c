@@ -268,18 +268,18 @@ static void test_adam_of(cavmae__backend *backend, int64_t count, int32_t decoup
           v = make_input(count, CAVMAE_FLOAT32, 0, 0);
     for (int64_t update = 1; update <= 3; update++) {
         array grad = make_input(count, CAVMAE_FLOAT32, -1, 1);
+        const cavmae__update numbers = {lr, scale, update};
         cavmae__adam op = {.count = count,
-                           .update = update,
+                           .update = &numbers,
                            .p = p.data,
                            .m = m.data,
                            .v = v.data,
                            .grad = grad.data,
-                           .lr = lr,
+                           .lr_factor = 1,
                            .beta1 = beta1,
                            .beta2 = beta2,
                            .eps = eps,
                            .weight_decay = decay,
-                           .grad_scale = scale,
                            .decoupled = decoupled};
         CHECK_OK(backend->ops->adam(backend, &op));
         for (int64_t i = 0; i < count; i++) {
@@ -300,23 +300,58 @@ static void test_adam_of(cavmae__backend *backend, int64_t count, int32_t decoup
     free_array(&v);
 }
 
+/* Clipping is to the norm that sum_squares says, and a number in the guard that is not finite stops it all. */
+static void test_adam_guard(cavmae__backend *backend) {
+    float p = 1, m = 0, v = 0;
+    const float grad = 3;
+    const double squares = 16; /* of a longer gradient: norm 4, times 0.5 */
+    double guard[2] = {0, NAN};
+    const cavmae__update numbers = {.lr = 0.1, .grad_scale = 0.5, .number = 1};
+    cavmae__adam op = {.count = 1,
+                       .p = &p,
+                       .m = &m,
+                       .v = &v,
+                       .grad = &grad,
+                       .lr_factor = 1,
+                       .beta1 = 0.5,
+                       .beta2 = 0.5,
+                       .clip_norm = 1,
+                       .guards = 2,
+                       .update = &numbers,
+                       .sum_squares = &squares,
+                       .guard = guard};
+    CHECK_OK(backend->ops->adam(backend, &op));
+    CHECK(p == 1 && m == 0 && v == 0);
+    guard[1] = INFINITY;
+    CHECK_OK(backend->ops->adam(backend, &op));
+    CHECK(p == 1 && m == 0 && v == 0);
+    guard[1] = 1;
+    CHECK_OK(backend->ops->adam(backend, &op));
+    CHECK_CLOSE(m, 0.5 * 0.75, 1e-7); /* 3 * 0.5 / 2 */
+    op.clip_norm = 2.5;               /* more than the norm */
+    m = 0;
+    CHECK_OK(backend->ops->adam(backend, &op));
+    CHECK_CLOSE(m, 0.5 * 1.5, 1e-7);
+}
+
 static void test_sum_squares_of(cavmae__backend *backend, int64_t count) {
     array x = make_input(count, CAVMAE_FLOAT32, -1, 1);
     cavmae__limits limits = {.rows = 1, .width = 1, .clips = 1, .tokens = 1};
     workspace w = make_workspace(backend, &limits);
     double expected = 0, sum = NAN;
+    const cavmae__sum_squares op = {.count = count, .x = x.data, .sum = &sum, .workspace = w.memory};
     for (int64_t i = 0; i < count; i++) expected += x.value[i] * x.value[i];
-    CHECK_OK(backend->ops->sum_squares(backend, x.data, count, &sum, w.memory));
+    CHECK_OK(backend->ops->sum_squares(backend, &op));
     CHECK_CLOSE(sum, expected, 1e-12 * expected);
     if (count > 0) {
         ((float *)x.data)[count / 2] = 1e30f; /* its square is no float32 */
-        CHECK_OK(backend->ops->sum_squares(backend, x.data, count, &sum, w.memory));
+        CHECK_OK(backend->ops->sum_squares(backend, &op));
         CHECK_CLOSE(sum / 1e60, 1, 1e-6);
         ((float *)x.data)[count - 1] = NAN;
-        CHECK_OK(backend->ops->sum_squares(backend, x.data, count, &sum, w.memory));
+        CHECK_OK(backend->ops->sum_squares(backend, &op));
         CHECK(isnan(sum));
         ((float *)x.data)[count - 1] = -INFINITY;
-        CHECK_OK(backend->ops->sum_squares(backend, x.data, count, &sum, w.memory));
+        CHECK_OK(backend->ops->sum_squares(backend, &op));
         CHECK(isinf(sum));
     }
     free_array(&x);
@@ -324,6 +359,7 @@ static void test_sum_squares_of(cavmae__backend *backend, int64_t count) {
 }
 
 static void test_optimizer(cavmae__backend *backend) {
+    test_adam_guard(backend);
     static const int64_t counts[] = {1, 19, 1000, 70001};
     for (int i = 0; i < 4; i++) {
         test_adam_of(backend, counts[i], i % 2, i < 2 ? 1 : 0.25);
@@ -344,7 +380,7 @@ static int64_t count_removed(const uint8_t *mask, int64_t tokens) {
 /* The definition, by counting how many come before each token. */
 static void check_unstructured(const cavmae__draw_masks *op, int64_t clip) {
     const int64_t tokens = (int64_t)op->rows * op->columns;
-    const cavmae__philox stream = cavmae__philox_key(op->seed, op->purpose, op->step, (uint64_t)clip);
+    const cavmae__philox stream = cavmae__philox_key(op->seed, op->purpose, *op->step, (uint64_t)clip);
     int same = 1;
     for (int64_t t = 0; t < tokens; t++) {
         float noise = cavmae__philox_uniform(&stream, (uint64_t)t);
@@ -364,8 +400,9 @@ static void test_unstructured(cavmae__backend *backend) {
     cavmae__limits limits = {.rows = 1, .width = 1, .clips = CLIPS, .tokens = TOKENS};
     limits.clips = 1;
     workspace w = make_workspace(backend, &limits);
+    const uint64_t step = 3;
     cavmae__draw_masks op = {.seed = 7,
-                             .step = 3,
+                             .step = &step,
                              .purpose = CAVMAE__PURPOSE_MASK_A,
                              .clips = CLIPS,
                              .rows = ROWS,
@@ -404,7 +441,9 @@ static void test_ties(cavmae__backend *backend) {
     const cavmae__philox stream = cavmae__philox_key(1, CAVMAE__PURPOSE_MASK_JOINT, 0, 0);
     cavmae__limits limits = {.rows = 1, .width = 1, .clips = 1, .tokens = TOKENS};
     workspace w = make_workspace(backend, &limits);
+    const uint64_t step = 0;
     cavmae__draw_masks op = {.seed = 1,
+                             .step = &step,
                              .purpose = CAVMAE__PURPOSE_MASK_JOINT,
                              .clips = 1,
                              .rows = 1,
@@ -435,7 +474,9 @@ static void test_structured(cavmae__backend *backend) {
     workspace w = make_workspace(backend, &limits);
     int chosen[COLUMNS] = {0};
     for (int32_t mode = 1; mode <= 3; mode++) {
+        const uint64_t step = 0;
         cavmae__draw_masks op = {.seed = 5,
+                                 .step = &step,
                                  .purpose = CAVMAE__PURPOSE_MASK_V,
                                  .mode = mode,
                                  .clips = CLIPS,

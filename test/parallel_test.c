@@ -20,7 +20,7 @@ typedef struct run {
 static void *train(void *arg) {
     run *r = arg;
     tiny_training t = {.context = NULL};
-    cavmae_context_options options = {.struct_size = sizeof options, .threads = r->threads};
+    const cavmae_context_options options = test_options(r->threads);
     cavmae_tensor *tensor = NULL;
     /* CHECK counts without a lock: threads only gather, and main looks. */
     if (cavmae_context_create(&options, &t.context) != CAVMAE_OK) return NULL;

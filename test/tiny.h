@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "check.h"
+#include "device.h"
 
 /* "tiny", made smaller: 2 x 4 audio tokens, 3 x 3 visual ones. */
 #define SMALLEST                                                                                                       \
@@ -13,7 +14,7 @@
     "decoder_dim=12 decoder_heads=3 decoder_depth=1 mask_ratio_a=0.5 mask_ratio_v=0.5 batch=3"
 
 static inline cavmae_context *tiny_context(int32_t threads) {
-    cavmae_context_options options = {.struct_size = sizeof options, .threads = threads};
+    const cavmae_context_options options = test_options(threads);
     cavmae_context *context = NULL;
     if (!CHECK_OK(cavmae_context_create(&options, &context))) exit(1);
     return context;

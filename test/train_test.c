@@ -43,6 +43,10 @@ static void test_threads_and_recompute(void) {
         snprintf(recompute, sizeof recompute, "%s recompute=1", settings[i]);
         trace again = run(2, recompute, 3);
         CHECK(same(&one, &again));
+        if (i == 1) continue; /* GELU of what was rounded to bfloat16 has other bits */
+        snprintf(recompute, sizeof recompute, "%s recompute=2", settings[i]);
+        again = run(3, recompute, 3);
+        CHECK(same(&one, &again));
     }
     trace zero = run(2, "lr=1e-3", 2), other = run(2, "lr=1e-3 seed=1", 2);
     CHECK(zero.hash != other.hash);

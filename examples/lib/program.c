@@ -125,15 +125,37 @@ static void print_progress(void *user, const char *what, int64_t done, int64_t t
     lines = done != total;
 }
 
+/* "cuda:0,matmul=tf32,...": the device, and how it computes. Takes `text` apart. */
+static void read_device(char *text, cavmae_context_options *options) {
+    options->device = strtok(text, ",");
+    for (char *word; (word = strtok(NULL, ",")) != NULL;) {
+        char *value = strchr(word, '=');
+        if (value) *value++ = '\0';
+        if (!value && !strcmp(word, "exact_gelu"))
+            options->exact_gelu = 1;
+        else if (value && !strcmp(word, "matmul"))
+            options->matmul = value;
+        else if (value && !strcmp(word, "attention"))
+            options->attention = value;
+        else if (value && !strcmp(word, "tuning_file"))
+            options->tuning_file = value;
+        else
+            die("--device: '%s' is none of matmul=, attention=, tuning_file=, exact_gelu", word);
+    }
+}
+
 cavmae_context *open_context(const char *device, int32_t threads, int32_t (*cancel)(void *user)) {
     cavmae_context_options options = {.struct_size = sizeof options};
     cavmae_context *context;
+    char *text = device ? strdup(device) : NULL;
+    if (device && !text) die("no memory");
+    if (text) read_device(text, &options);
     options.threads = threads;
-    options.device = device;
     options.log = print_message;
     options.progress = print_progress;
     options.cancel = cancel;
     check(cavmae_context_create(&options, &context));
+    free(text);
     return context;
 }
 

@@ -32,6 +32,11 @@ typedef struct option {
 /* Reads the command line; "--help", and what is wrong, print the help and end the program. Ends with {0}. */
 void read_options(int argc, char **argv, const char *what, const option *options);
 
+/* What --device takes. */
+#define DEVICE_HELP                                                                                                    \
+    "cpu, cuda, cuda:N or auto (cpu); on a GPU also, after commas, matmul=tf32 or fp8, attention=own or cudnn, "       \
+    "tuning_file=FILE, exact_gelu"
+
 /* A context that reports to stderr. device NULL: "cpu"; threads 0: all. */
 cavmae_context *open_context(const char *device, int32_t threads, int32_t (*cancel)(void *user));
 

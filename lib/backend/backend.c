@@ -2,24 +2,18 @@
 
 #include "context_internal.h"
 
-#include <string.h>
-
 static void close_backend(void *backend) {
     cavmae__backend *b = backend;
     b->ops->close(b);
 }
 
-static cavmae_status open_backend(cavmae_context *context, cavmae__backend **out) {
-    if (strcmp(context->device, "cpu") == 0) return cavmae__cpu_backend_open(context, out);
-    return cavmae__fail(CAVMAE_E_BACKEND, "device \"%s\": this library has no backend for it", context->device);
-}
-
+/* Another device's was opened with the context. */
 cavmae_status cavmae__context_backend(cavmae_context *context, cavmae__backend **out) {
     cavmae_status status = CAVMAE_OK;
     cavmae__backend *backend;
     pthread_mutex_lock(&context->lock);
     if (!context->backend) {
-        CAVMAE__TRY_OUT(open_backend(context, &backend));
+        CAVMAE__TRY_OUT(cavmae__cpu_backend_open(context, &backend));
         context->backend = backend;
         context->backend_close = close_backend;
     }
@@ -27,4 +21,12 @@ cavmae_status cavmae__context_backend(cavmae_context *context, cavmae__backend *
 out:
     pthread_mutex_unlock(&context->lock);
     return status;
+}
+
+cavmae_status cavmae_context_device_info(cavmae_context *context, const char **out) {
+    cavmae__backend *backend;
+    if (!context || !out) return cavmae__fail(CAVMAE_E_ARG, "context or out is NULL");
+    CAVMAE__TRY(cavmae__context_backend(context, &backend));
+    *out = backend->ops->info(backend);
+    return CAVMAE_OK;
 }

@@ -8,7 +8,8 @@
  * names may be float32 or bfloat16 (CAVMAE_FLOAT32, CAVMAE_BFLOAT16).
  *
  * Results do not depend on company: a row's or segment's result has the same bits whatever other rows are in the
- * call, however many threads there are, on every run. Sums over rows are taken in an order fixed by shapes alone.
+ * call, however many threads there are, on every run. (Products on a GPU are excepted: their algorithm may go by the
+ * number of rows. The same call has the same bits there, too.) Sums over rows are taken in an order fixed by shapes alone.
  *
  * `accumulate` 0 overwrites gradients of parameters, 1 adds to them. No operation allocates: scratch comes in
  * `workspace`, as large as workspace_size said. Two calls that run at once need two workspaces. Arguments are valid
@@ -17,8 +18,6 @@
 #define CAVMAE_BACKEND_BACKEND_H
 
 #include "context.h"
-
-enum { CAVMAE__BACKEND_ABI = 1 };
 
 typedef struct cavmae__backend cavmae__backend;
 
@@ -29,17 +28,19 @@ typedef struct cavmae__segments {
     const int32_t *start;
 } cavmae__segments;
 
-/* y = x W^T + bias, then optionally + residual, then optionally gelu (exact, erf). */
+/* y = x W^T + bias, then optionally + residual, then optionally gelu: by erf, exactly; with exact_gelu 0 a device may take
+ * the tanh form where y_dtype is bfloat16, here and in linear_grad. */
 typedef struct cavmae__linear {
     int64_t rows;
     int32_t in, out;
     int32_t x_dtype, y_dtype;
-    const void *x;         /* [rows, in] */
-    const float *weight;   /* [out, in] */
-    const float *bias;     /* [out] or NULL */
-    const float *residual; /* [rows, out] or NULL; may be y. Then y_dtype is float32 and gelu NULL */
-    void *y;               /* [rows, out]; NULL where only gelu is wanted */
-    void *gelu;            /* [rows, out] of y_dtype: gelu(y); or NULL */
+    int32_t matmul, exact_gelu; /* CAVMAE__MATMUL_* of context.h */
+    const void *x;              /* [rows, in] */
+    const float *weight;        /* [out, in] */
+    const float *bias;          /* [out] or NULL */
+    const float *residual;      /* [rows, out] or NULL; may be y. Then y_dtype is float32 and gelu NULL */
+    void *y;                    /* [rows, out]; NULL where only gelu is wanted */
+    void *gelu;                 /* [rows, out] of y_dtype: gelu(y); or NULL */
     void *workspace;
 } cavmae__linear;
 
@@ -48,6 +49,7 @@ typedef struct cavmae__linear_grad {
     int64_t rows;
     int32_t in, out;
     int32_t x_dtype, dy_dtype, dx_dtype, accumulate;
+    int32_t matmul, exact_gelu;
     const void *x;          /* [rows, in]; only read for dweight */
     const float *weight;    /* [out, in] */
     const void *dy;         /* [rows, out] */
@@ -57,6 +59,14 @@ typedef struct cavmae__linear_grad {
     float *dbias;           /* [out] */
     void *workspace;
 } cavmae__linear_grad;
+
+/* y = gelu(x) [count] of dtype, as linear's: for a backward pass that did not keep it. */
+typedef struct cavmae__gelu {
+    int64_t count;
+    int32_t dtype, exact_gelu;
+    const void *x;
+    void *y; /* may be x */
+} cavmae__gelu;
 
 /* LayerNorm with an affine of its own for each group of rows (the joint layer's streams). Groups cover [0, rows). */
 typedef struct cavmae__norm_group {
@@ -83,6 +93,7 @@ typedef struct cavmae__layernorm {
 /* softmax(q k^T / sqrt(head_dim)) v within each segment. qkv [rows, 3, heads, head_dim]. */
 typedef struct cavmae__attention {
     int32_t heads, head_dim, dtype;
+    int32_t by; /* CAVMAE__ATTENTION_* of context.h */
     cavmae__segments segments;
     const void *qkv; /* [rows, 3 * heads * head_dim] */
     void *o;         /* [rows, heads * head_dim]; read by backward */
@@ -215,7 +226,8 @@ typedef struct cavmae__contrastive {
  * with ratio * 0.7 (time_frequency); which ones is drawn the same way from the noise that follows the tokens' in the
  * stream: [tokens, tokens + columns) for columns, then [.., + rows) for rows; the smallest are taken. */
 typedef struct cavmae__draw_masks {
-    uint64_t seed, step;
+    uint64_t seed;
+    const uint64_t *step; /* device [1]: differs from step to step, as what is recorded once must not */
     uint32_t purpose;
     int32_t mode; /* 0 unstructured, 1 time, 2 frequency, 3 time_frequency */
     int32_t first, clips, rows, columns, keep;
@@ -239,15 +251,77 @@ typedef struct cavmae__index_tokens {
     int32_t *token_clip, *token_token, *token_position, *token_row, *token_removed;
 } cavmae__index_tokens;
 
+/* sum = sum of squares of x [count]; NaN or infinite where any element is. */
+typedef struct cavmae__sum_squares {
+    int64_t count;
+    const float *x;
+    double *sum; /* [1] */
+    void *workspace;
+} cavmae__sum_squares;
+
+/* What an update's numbers are; in device memory, because it differs from step to step. */
+typedef struct cavmae__update {
+    double lr, grad_scale;
+    int64_t number; /* 1, 2, ... */
+} cavmae__update;
+
 /* torch.optim.Adam (decoupled 0: weight_decay * p is added to the gradient) or AdamW (1), elements [count). The
- * gradient is multiplied by grad_scale first. update: 1, 2, ... */
+ * gradient is multiplied by s = update->grad_scale first, and, where clip_norm > 0 and n = s sqrt(*sum_squares) is more
+ * than that, by clip_norm / n too. Nothing changes where one of guard [guards] is not finite. */
 typedef struct cavmae__adam {
-    int64_t count, update;
+    int64_t count;
     float *p, *m, *v;
     const float *grad;
-    double lr, beta1, beta2, eps, weight_decay, grad_scale;
-    int32_t decoupled;
+    double lr_factor, beta1, beta2, eps, weight_decay, clip_norm;
+    int32_t decoupled, guards;
+    const cavmae__update *update; /* device [1] */
+    const double *sum_squares;    /* device [1]: of the whole gradient, before scaling */
+    const double *guard;          /* device */
 } cavmae__adam;
+
+/* Work that is asked for again and again: zero-initialised by its owner. */
+typedef struct cavmae__repeat {
+    uint64_t key;
+    int32_t calls;  /* with this key */
+    void *recorded; /* the backend's */
+} cavmae__repeat;
+
+typedef cavmae_status cavmae__repeat_body(void *arg);
+
+/* Sound to what the model hears, on the device: int16 samples at the model's rate. Clip i's `samples` begin at pcm + i *
+ * samples; out [clips, frames, mel_bins], as cavmae__prepare_rows gives of the samples / 32768. */
+typedef struct cavmae__spectrogram {
+    int32_t clips, frames, mel_bins, sample_rate;
+    int64_t samples;
+    float mean, std;
+    int32_t silence; /* 1: frames past the end are silence, 0: zeros before normalising */
+    const int16_t *pcm;
+    float *out;
+    void *workspace;
+} cavmae__spectrogram;
+
+/* Pictures to what the model sees, on the device: pixels [count, height, width, channels], out [count, channels, size,
+ * size], as cavmae__prepare_image gives. */
+typedef struct cavmae__pictures {
+    int32_t count, height, width, channels, size;
+    int32_t filter;          /* CAVMAE__FILTER_* of contract.h */
+    float mean[16], std[16]; /* by channel */
+    const uint8_t *pixels;
+    float *out;
+    void *workspace;
+} cavmae__pictures;
+
+/* The k best rows by inner product for each query: rows and queries of length 1. ids, scores [queries, k], best first;
+ * of equals the lower row first. k <= rows. */
+typedef struct cavmae__top_k {
+    int64_t rows;
+    int32_t queries, width, k;
+    const float *query, *row; /* [queries, width], [rows, width] */
+    int64_t first_id;         /* of row 0 */
+    int64_t *ids;
+    float *scores;
+    void *workspace;
+} cavmae__top_k;
 
 /* The largest of everything that a plan will ask of the operations. */
 typedef struct cavmae__limits {
@@ -262,14 +336,17 @@ typedef struct cavmae__limits {
 } cavmae__limits;
 
 typedef struct cavmae__backend_ops {
-    uint32_t abi, struct_size;
+    uint32_t struct_size;
     const char *name;
     int32_t host_memory; /* 1: device memory may be read and written by the host, too */
 
     /* Device memory, aligned to 64 bytes (CPU: through the context's allocator). */
     cavmae_status (*alloc)(cavmae__backend *, size_t size, void **out);
     void (*free)(cavmae__backend *, void *memory);
+    /* The host's memory is free when it returns. upload_ahead need not wait for operations under way: none of them uses
+     * the destination; later ones see it. */
     cavmae_status (*upload)(cavmae__backend *, void *device, const void *host, size_t size);
+    cavmae_status (*upload_ahead)(cavmae__backend *, void *device, const void *host, size_t size);
     cavmae_status (*download)(cavmae__backend *, void *host, const void *device, size_t size);
     cavmae_status (*zero)(cavmae__backend *, void *device, size_t size);
     cavmae_status (*sync)(cavmae__backend *);
@@ -277,6 +354,7 @@ typedef struct cavmae__backend_ops {
 
     cavmae_status (*linear)(cavmae__backend *, const cavmae__linear *);
     cavmae_status (*linear_grad)(cavmae__backend *, const cavmae__linear_grad *);
+    cavmae_status (*gelu)(cavmae__backend *, const cavmae__gelu *);
     cavmae_status (*layernorm)(cavmae__backend *, const cavmae__layernorm *);
     cavmae_status (*layernorm_grad)(cavmae__backend *, const cavmae__layernorm *);
     cavmae_status (*attention)(cavmae__backend *, const cavmae__attention *);
@@ -294,9 +372,24 @@ typedef struct cavmae__backend_ops {
     cavmae_status (*contrastive)(cavmae__backend *, const cavmae__contrastive *);
     cavmae_status (*draw_masks)(cavmae__backend *, const cavmae__draw_masks *);
     cavmae_status (*index_tokens)(cavmae__backend *, const cavmae__index_tokens *);
-    /* sum = sum of squares of x [count]; NaN or infinite where any element is. */
-    cavmae_status (*sum_squares)(cavmae__backend *, const float *x, int64_t count, double *sum, void *workspace);
+    cavmae_status (*sum_squares)(cavmae__backend *, const cavmae__sum_squares *);
     cavmae_status (*adam)(cavmae__backend *, const cavmae__adam *);
+
+    /* Calls body, whose operations depend on `key`, on addresses that stay, and on device memory alone; or plays back what
+     * an earlier call with this key recorded, without calling body. Only operations, and zero, may be in it. */
+    cavmae_status (*repeat)(cavmae__backend *, cavmae__repeat *, uint64_t key, cavmae__repeat_body *body, void *arg);
+    void (*repeat_free)(cavmae__backend *, cavmae__repeat *);
+
+    /* NULL where the host does it (lib/frontend, lib/infer). Workspace: as spectrogram_workspace and so on say. */
+    cavmae_status (*spectrogram)(cavmae__backend *, const cavmae__spectrogram *);
+    cavmae_status (*pictures)(cavmae__backend *, const cavmae__pictures *);
+    cavmae_status (*top_k)(cavmae__backend *, const cavmae__top_k *);
+    size_t (*spectrogram_workspace)(cavmae__backend *, const cavmae__spectrogram *);
+    size_t (*pictures_workspace)(cavmae__backend *, const cavmae__pictures *);
+    size_t (*top_k_workspace)(cavmae__backend *, const cavmae__top_k *);
+
+    /* What it runs on and how: static text, or the backend's until it is closed. */
+    const char *(*info)(cavmae__backend *);
     void (*close)(cavmae__backend *);
 } cavmae__backend_ops;
 

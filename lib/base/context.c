@@ -9,6 +9,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "device_plugin.h"
 #include "plugin.h"
 #include "record.h"
 
@@ -138,25 +139,81 @@ static int parse_cuda(const char *device, int *number) {
     return 1;
 }
 
+/* Number of a word among `count`; NULL: the first. */
+static cavmae_status choose(const char *what, const char *word, const char *const *words, int32_t count, int32_t *out) {
+    for (int32_t i = 0; i < count; i++)
+        if (!word || strcmp(word, words[i]) == 0) {
+            *out = i;
+            return CAVMAE_OK;
+        }
+    return cavmae__fail(CAVMAE_E_ARG, "%s \"%s\" is none of \"%s\", \"%s\", \"%s\"", what, word, words[0], words[1],
+                        words[2]);
+}
+
+static cavmae_status read_choices(cavmae_context *context, const cavmae_context_options *options) {
+    static const char *const matmuls[] = {"dtype", "tf32", "fp8"}, *const attentions[] = {"auto", "own", "cudnn"};
+    CAVMAE__TRY(choose("matmul", options->matmul, matmuls, 3, &context->matmul));
+    CAVMAE__TRY(choose("attention", options->attention, attentions, 3, &context->attention));
+    context->options.matmul = matmuls[context->matmul];
+    context->options.attention = attentions[context->attention];
+    return CAVMAE_OK;
+}
+
+cavmae__device_choices cavmae__context_choices(const cavmae_context *context) {
+    return (cavmae__device_choices){context->matmul, context->attention, context->options.exact_gelu};
+}
+
+/* A processor has float32 products and one attention; tf32 is a permission. */
+static cavmae_status check_cpu_choices(const cavmae_context *context) {
+    if (context->matmul == CAVMAE__MATMUL_FP8)
+        return cavmae__fail(CAVMAE_E_UNSUPPORTED, "matmul \"fp8\": the device is a CPU");
+    if (context->attention == CAVMAE__ATTENTION_CUDNN)
+        return cavmae__fail(CAVMAE_E_UNSUPPORTED, "attention \"cudnn\": the device is a CPU");
+    return CAVMAE_OK;
+}
+
+static const char *tuning_file(const cavmae_context *context) { return context->tuning_file; }
+
+static cavmae_status open_backend(cavmae_context *context, int number) {
+    static const cavmae__library library = {.fail = cavmae__fail,
+                                            .alloc = cavmae__alloc,
+                                            .free = cavmae__free,
+                                            .log = cavmae__log,
+                                            .tuning_file = tuning_file};
+    void *symbol;
+    CAVMAE__TRY(
+        cavmae__plugin_open(context, "libcavmae-cuda.so", "cavmae_cuda_plugin", &context->device_plugin, &symbol));
+    cavmae__device_plugin_get *get;
+    memcpy(&get, &symbol, sizeof get); /* ISO C has no cast from an object's pointer to a function's */
+    const cavmae__device_plugin *plugin = get();
+    cavmae_status status = CAVMAE_OK;
+    if (plugin->struct_size != sizeof *plugin || strcmp(plugin->version, cavmae_version_string()) != 0)
+        status = cavmae__fail(CAVMAE_E_BACKEND, "libcavmae-cuda.so is of version %s, this library of %s",
+                              plugin->version, cavmae_version_string());
+    if (status == CAVMAE_OK) status = plugin->open(&library, context, number, &context->backend);
+    if (status == CAVMAE_OK) context->backend_close = plugin->close;
+    return status;
+}
+
 static cavmae_status open_device(cavmae_context *context, const char *device) {
     int number = 0;
     int automatic = strcmp(device, "auto") == 0;
     memcpy(context->device, "cpu", sizeof "cpu");
-    if (strcmp(device, "cpu") == 0) return CAVMAE_OK;
+    if (strcmp(device, "cpu") == 0) return check_cpu_choices(context);
     if (!automatic && !parse_cuda(device, &number))
         return cavmae__fail(CAVMAE_E_ARG,
                             "device \"%s\" is none of \"cpu\", \"cuda\", \"cuda:0\" to \"cuda:%d\", \"auto\"", device,
                             MAX_DEVICE_NUMBER);
 
-    cavmae_status status = cavmae__plugin_open(context, "libcavmae-cuda.so", "cavmae_cuda_plugin",
-                                               &context->device_plugin, &context->device_symbol);
+    cavmae_status status = open_backend(context, number);
     if (status == CAVMAE_OK) {
         snprintf(context->device, sizeof context->device, "cuda:%d", number);
         return CAVMAE_OK;
     }
     if (!automatic) return cavmae__fail_prefix(status, "device \"%s\"", device);
+    if (status == CAVMAE_E_NOMEM) return status;
     cavmae__log(context, CAVMAE_LOG_INFO, "device \"auto\" is the CPU: %s", cavmae_last_error());
-    return CAVMAE_OK;
+    return check_cpu_choices(context);
 }
 
 /* ---- Life ---- */
@@ -175,6 +232,10 @@ static cavmae_status complete_options(const cavmae_context_options *given, cavma
     if (!options->alloc != !options->free)
         return cavmae__fail(CAVMAE_E_ARG, "alloc and free go together; only one is given");
 
+    if (options->reserved2 != 0 || (options->exact_gelu != 0 && options->exact_gelu != 1))
+        return cavmae__fail(CAVMAE_E_ARG,
+                            "exact_gelu of the context's options is %d, not 0 or 1; reserved2 is %d, not 0",
+                            (int)options->exact_gelu, (int)options->reserved2);
     if (options->plugin_dir && !*options->plugin_dir) /* would be the current directory */
         return cavmae__fail(CAVMAE_E_ARG, "plugin_dir is empty; NULL means beside the library");
 
@@ -195,8 +256,14 @@ static void destroy(cavmae_context *context) {
     cavmae__plugin_close(context->media_plugin);
     cavmae__plugin_close(context->device_plugin);
     cavmae__free(context, context->plugin_dir);
+    cavmae__free(context, context->tuning_file);
     pthread_mutex_destroy(&context->lock);
     aligned_free_with(&options, context);
+}
+
+static cavmae_status own_text(cavmae_context *context, const char *given, char **own) {
+    if (given && !(*own = cavmae__strdup(context, given))) return CAVMAE_E_NOMEM;
+    return CAVMAE_OK;
 }
 
 cavmae_status cavmae_context_create(const cavmae_context_options *given, cavmae_context **out) {
@@ -212,14 +279,14 @@ cavmae_status cavmae_context_create(const cavmae_context_options *given, cavmae_
     atomic_init(&context->references, 1);
     pthread_mutex_init(&context->lock, NULL);
 
-    if (options.plugin_dir && !(context->plugin_dir = cavmae__strdup(context, options.plugin_dir))) {
-        status = CAVMAE_E_NOMEM;
-        goto out;
-    }
+    CAVMAE__TRY_OUT(own_text(context, options.plugin_dir, &context->plugin_dir));
+    CAVMAE__TRY_OUT(own_text(context, options.tuning_file, &context->tuning_file));
+    CAVMAE__TRY_OUT(read_choices(context, &options));
     CAVMAE__TRY_OUT(open_device(context, options.device));
     CAVMAE__TRY_OUT(cavmae__pool_create(context, options.threads, &context->pool));
     context->options.device = context->device;
     context->options.plugin_dir = context->plugin_dir;
+    context->options.tuning_file = context->tuning_file;
     *out = context;
     return CAVMAE_OK;
 

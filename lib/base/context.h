@@ -31,7 +31,15 @@ cavmae_status cavmae__check_cancel(cavmae_context *context);
 /* Reports progress to the caller's callback, if any. */
 void cavmae__progress(cavmae_context *context, const char *what, int64_t done, int64_t total);
 
-int32_t cavmae__context_threads(const cavmae_context *context);        /* >= 1, the calling thread included */
+int32_t cavmae__context_threads(const cavmae_context *context); /* >= 1, the calling thread included */
+/* How a device is to compute: the options' words as numbers. */
+enum { CAVMAE__MATMUL_DTYPE, CAVMAE__MATMUL_TF32, CAVMAE__MATMUL_FP8 };
+enum { CAVMAE__ATTENTION_AUTO, CAVMAE__ATTENTION_OWN, CAVMAE__ATTENTION_CUDNN };
+typedef struct cavmae__device_choices {
+    int32_t matmul, attention, exact_gelu;
+} cavmae__device_choices;
+cavmae__device_choices cavmae__context_choices(const cavmae_context *context);
+
 const char *cavmae__context_plugin_dir(const cavmae_context *context); /* NULL: beside the library */
 
 /* Runs task(arg, i, worker) for i in [0, count) on the context's threads and the caller's; returns when all

@@ -13,12 +13,12 @@ struct cavmae_context {
     atomic_int references;
     cavmae_context_options options; /* all defaults filled in; device and plugin_dir point into this struct */
     char *plugin_dir;               /* NULL: beside the library */
+    char *tuning_file;              /* or NULL */
     char device[24];                /* "cpu" or "cuda:N" */
+    int32_t matmul, attention;      /* CAVMAE__MATMUL_*, CAVMAE__ATTENTION_* */
     cavmae__pool *pool;
 
-    /* Found by context creation when the device needs a plug-in; for the backend to use. */
-    void *device_plugin;
-    void *device_symbol;
+    void *device_plugin; /* where the device needs one: opened with the context, and the backend with it */
 
     /* `lock` guards what follows: set on first use, by whichever thread comes first. */
     pthread_mutex_t lock;

@@ -5,6 +5,13 @@
 
 #include <stdint.h>
 
+/* The CUDA backend's kernels draw with the same functions. */
+#ifdef __CUDACC__
+#define CAVMAE__PHILOX_INLINE static inline __host__ __device__
+#else
+#define CAVMAE__PHILOX_INLINE static inline
+#endif
+
 /* What a stream of random numbers is for; part of the key, so that no two purposes share numbers. */
 enum {
     CAVMAE__PURPOSE_INIT = 1,   /* step = 0, sample = hash of the parameter's name */
@@ -28,7 +35,8 @@ typedef struct cavmae__philox {
     uint32_t counter[4]; /* block index, sample (low 32), step (low 32), purpose | sample high | step high */
 } cavmae__philox;
 
-static inline cavmae__philox cavmae__philox_key(uint64_t seed, uint32_t purpose, uint64_t step, uint64_t sample) {
+CAVMAE__PHILOX_INLINE cavmae__philox cavmae__philox_key(uint64_t seed, uint32_t purpose, uint64_t step,
+                                                        uint64_t sample) {
     cavmae__philox p = {{(uint32_t)seed, (uint32_t)(seed >> 32)},
                         {0, (uint32_t)sample, (uint32_t)step,
                          purpose ^ ((uint32_t)(sample >> 32) << 8) ^ ((uint32_t)(step >> 32) << 20)}};
@@ -36,7 +44,7 @@ static inline cavmae__philox cavmae__philox_key(uint64_t seed, uint32_t purpose,
 }
 
 /* The four numbers of block `block` of the stream. */
-static inline void cavmae__philox_block(const cavmae__philox *p, uint32_t block, uint32_t out[4]) {
+CAVMAE__PHILOX_INLINE void cavmae__philox_block(const cavmae__philox *p, uint32_t block, uint32_t out[4]) {
     uint32_t c0 = block, c1 = p->counter[1], c2 = p->counter[2], c3 = p->counter[3];
     uint32_t k0 = p->key[0], k1 = p->key[1];
     for (int round = 0; round < 10; round++) {
@@ -56,18 +64,18 @@ static inline void cavmae__philox_block(const cavmae__philox *p, uint32_t block,
 }
 
 /* The i-th number of the stream, as 32 bits and as a float in [0, 1) with 24 bits. */
-static inline uint32_t cavmae__philox_u32(const cavmae__philox *p, uint64_t i) {
+CAVMAE__PHILOX_INLINE uint32_t cavmae__philox_u32(const cavmae__philox *p, uint64_t i) {
     uint32_t out[4];
     cavmae__philox_block(p, (uint32_t)(i >> 2), out);
     return out[i & 3];
 }
 
-static inline float cavmae__philox_uniform(const cavmae__philox *p, uint64_t i) {
+CAVMAE__PHILOX_INLINE float cavmae__philox_uniform(const cavmae__philox *p, uint64_t i) {
     return (float)(cavmae__philox_u32(p, i) >> 8) * 0x1p-24f;
 }
 
 /* A number in [0, n), n < 2^32: multiply-shift; the bias is under n / 2^32. */
-static inline uint32_t cavmae__philox_below(const cavmae__philox *p, uint64_t i, uint32_t n) {
+CAVMAE__PHILOX_INLINE uint32_t cavmae__philox_below(const cavmae__philox *p, uint64_t i, uint32_t n) {
     return (uint32_t)(((uint64_t)cavmae__philox_u32(p, i) * n) >> 32);
 }
 

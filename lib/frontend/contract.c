@@ -70,11 +70,16 @@ out:
     return status;
 }
 
+int64_t cavmae__prepared_frames(const cavmae__audio_contract *contract, int64_t count) {
+    if (contract->length != CAVMAE__LENGTH_NATIVE) return contract->frames;
+    int64_t heard = cavmae_fbank_frames(count, contract->sample_rate);
+    return (heard + contract->patch_size - 1) / contract->patch_size * contract->patch_size;
+}
+
 cavmae_status cavmae__prepare_rows(cavmae_context *context, const cavmae__audio_contract *contract,
                                    const float *waveform, int64_t count, float **out, int64_t *frames) {
-    int64_t heard = cavmae_fbank_frames(count, contract->sample_rate), wanted = contract->frames;
-    if (contract->length == CAVMAE__LENGTH_NATIVE)
-        wanted = (heard + contract->patch_size - 1) / contract->patch_size * contract->patch_size;
+    int64_t heard = cavmae_fbank_frames(count, contract->sample_rate),
+            wanted = cavmae__prepared_frames(contract, count);
     if (heard > wanted) heard = wanted;
 
     size_t bins = (size_t)contract->mel_bins;

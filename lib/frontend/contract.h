@@ -30,12 +30,16 @@ cavmae_status cavmae__prepare_waveform(cavmae_context *context, const cavmae__au
                                        const float *pcm, int64_t samples, int32_t channels, int32_t rate, float **owned,
                                        const float **out, int64_t *count);
 
+/* Rows that a waveform of `count` samples becomes: the contract's, or with CAVMAE__LENGTH_NATIVE the clip's own, rounded
+ * up to a patch. */
+int64_t cavmae__prepared_frames(const cavmae__audio_contract *contract, int64_t count);
+
 /* The second half: such a waveform to *out, as below. */
 cavmae_status cavmae__prepare_rows(cavmae_context *context, const cavmae__audio_contract *contract,
                                    const float *waveform, int64_t count, float **out, int64_t *frames);
 
 /* pcm [samples, channels] interleaved, in [-1, 1). *out [*frames, mel_bins], the context's memory, the caller's to
- * free; *frames is contract->frames, or with CAVMAE__LENGTH_NATIVE the clip's own, rounded up to a patch. */
+ * free. */
 cavmae_status cavmae__prepare_audio(cavmae_context *context, const cavmae__audio_contract *contract, const float *pcm,
                                     int64_t samples, int32_t channels, int32_t rate, float **out, int64_t *frames);
 

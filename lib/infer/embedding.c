@@ -4,6 +4,7 @@
 
 #include "extent.h"
 #include "network.h"
+#include "raw_inputs.h"
 #include "record.h"
 #include "scores.h"
 
@@ -21,7 +22,8 @@ typedef struct job {
     int32_t chunk;               /* clips at once */
     int32_t *columns[2];         /* host: grid columns of each clip's sound, of each picture; 0: not needed */
     cavmae__network *network;
-    float *input[2];   /* device */
+    float *input[2]; /* device */
+    cavmae__raw_inputs raw;
     float *rows;       /* host: rows on their way out, of the widest kind */
     int64_t tokens[3]; /* token rows written so far */
     cavmae__scores scores;
@@ -33,10 +35,9 @@ typedef struct part {
 } part;
 
 static cavmae_status check_modality(const job *j, int m) {
-    const float *inputs[2] = {j->batch.audio, j->batch.image};
     if (!cavmae__has_modality(&j->model->options, m))
         return cavmae__fail(CAVMAE_E_ARG, "embed: the model has no %s encoder", m ? "visual" : "audio");
-    if (!inputs[m])
+    if (!cavmae__has_input(&j->batch, m))
         return cavmae__fail(CAVMAE_E_ARG, "embed: %s is NULL, and an output needs it", m ? "image" : "audio");
     return CAVMAE_OK;
 }
@@ -82,6 +83,7 @@ static cavmae_status choose_streams(job *j) {
     for (int m = 0; m < 2; m++)
         if (j->uses[m]) CAVMAE__TRY(check_modality(j, m));
     if (j->batch.frames < 0) return cavmae__fail(CAVMAE_E_ARG, "embed: %d frames", j->batch.frames);
+    CAVMAE__TRY(cavmae__check_raw_inputs(&j->model->options, &j->batch, j->uses, "embed"));
     j->pictures = j->uses[CAVMAE__VISUAL] && j->batch.frames ? j->batch.frames : 1;
     j->group = j->pictures < MOST_PICTURES ? j->pictures : MOST_PICTURES;
     return CAVMAE_OK;
@@ -94,7 +96,7 @@ static cavmae_status find_columns(job *j) {
     CAVMAE__TRY(CAVMAE__NEW(j->model->context, &j->columns[1], pictures));
     for (int64_t i = 0; i < pictures; i++) j->columns[1][i] = j->uses[1] ? (int32_t)(o->image_size / o->patch_size) : 0;
     for (int32_t i = 0; i < j->batch.count; i++) {
-        int64_t frames = j->batch.audio_frames ? j->batch.audio_frames[i] : o->audio_frames;
+        int64_t frames = cavmae__batch_frames(o, &j->batch, i);
         j->columns[0][i] = j->uses[0] ? (int32_t)(frames / o->patch_size) : 0;
         if (!j->uses[0]) continue;
         if (frames < o->patch_size || frames % o->patch_size)
@@ -138,6 +140,7 @@ static void release(job *j) {
     cavmae_context *context = j->model->context;
     cavmae__backend *backend = j->model->backend;
     cavmae__network_free(j->network);
+    cavmae__raw_inputs_free(&j->raw, j->model);
     for (int m = 0; m < 2; m++) {
         if (j->input[m]) backend->ops->free(backend, j->input[m]);
         cavmae__free(context, j->columns[m]);
@@ -146,10 +149,22 @@ static void release(job *j) {
     cavmae__free(context, j->rows);
 }
 
+/* input: where the part's sound or pictures begin, where they are prepared. */
+static cavmae_status put_input(job *j, const part *p, int m, const float *input) {
+    const cavmae__options *o = &j->model->options;
+    cavmae__backend *backend = j->model->backend;
+    if (m == CAVMAE__AUDIO && p->picture > 0) return CAVMAE_OK; /* it came with the clip's first pictures */
+    if (cavmae__is_raw(&j->batch, m))
+        return cavmae__raw_inputs_put(&j->raw, j->model, &j->batch, m,
+                                      m ? (int64_t)p->first * j->pictures + p->picture : p->first,
+                                      m ? p->clips * p->pictures : p->clips, j->input[m]);
+    int64_t elements = j->network->rows.token_rows[m] * o->patch_size * o->patch_size * (m ? o->image_channels : 1);
+    return backend->ops->upload(backend, j->input[m], input, (size_t)elements * sizeof(float));
+}
+
 /* inputs: where the part's sound and pictures begin. */
 static cavmae_status run_part(job *j, const part *p, const float *const inputs[2]) {
     const cavmae__options *o = &j->model->options;
-    cavmae__backend *backend = j->model->backend;
     cavmae__network *n = j->network;
     cavmae__batch_rows rows = {.clips = p->clips, .pictures = p->pictures};
     rows.columns[0] = j->columns[0] + p->first;
@@ -164,14 +179,13 @@ static cavmae_status run_part(job *j, const part *p, const float *const inputs[2
     CAVMAE__TRY(cavmae__network_batch(n, &rows));
     CAVMAE__TRY(cavmae__rows_index(&n->rows, &n->extent, &n->pass, 0));
     for (int m = 0; m < 2; m++) {
-        int64_t elements = n->rows.token_rows[m] * o->patch_size * o->patch_size * (m ? o->image_channels : 1);
         n->source[m].data = j->input[m];
-        if (!elements) continue;
-        CAVMAE__TRY(backend->ops->upload(backend, j->input[m], inputs[m], (size_t)elements * sizeof(float)));
+        if (n->rows.token_rows[m]) CAVMAE__TRY(put_input(j, p, m, inputs[m]));
     }
     CAVMAE__TRY(cavmae__network_encode(n));
     CAVMAE__TRY(cavmae__network_pool(n));
-    if (j->head) CAVMAE__TRY(cavmae__network_features(n, j->mode, NULL));
+    if (j->head) CAVMAE__TRY(cavmae__network_put_mode(n, j->mode, NULL));
+    if (j->head) CAVMAE__TRY(cavmae__network_features(n));
     return j->head == CAVMAE__LOGITS ? cavmae__network_logits(n) : CAVMAE_OK;
 }
 

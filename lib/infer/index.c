@@ -9,6 +9,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "device_search.h"
 #include "dot.h"
 #include "safetensors.h"
 
@@ -21,26 +22,14 @@ enum { CANDIDATE_BYTES = 64 << 20, TURN_MOST = 16 * GROUP };
 /* A new chunk is as large as the index is, between these. */
 enum { CHUNK_LEAST = 256 << 10, CHUNK_MOST = 64 << 20 };
 
-typedef struct chunk {
-    float *rows; /* [capacity, dim]; a mapped chunk has no room left, and is never written to */
-    int64_t count, capacity;
-    int32_t mapped;
-} chunk;
-
-struct cavmae_index {
-    cavmae_context *context;
-    cavmae_safetensors *file; /* keeps mapped chunks alive; NULL: none */
-    chunk *chunks;
-    int32_t chunk_count, chunk_capacity;
-    int32_t dim;
-    int64_t count;
-};
+typedef cavmae__index_chunk chunk;
 
 cavmae_status cavmae_index_create(cavmae_context *context, int32_t dim, cavmae_index **out) {
     if (!context || !out) return cavmae__fail(CAVMAE_E_ARG, "index: context and out must not be NULL");
     if (dim < 1) return cavmae__fail(CAVMAE_E_ARG, "index: dim is %d, must be at least 1", (int)dim);
     cavmae_index *index = cavmae__alloc_zero(context, sizeof *index);
     if (!index) return CAVMAE_E_NOMEM;
+    pthread_mutex_init(&index->lock, NULL);
     index->context = cavmae__context_ref(context);
     index->dim = dim;
     *out = index;
@@ -50,8 +39,11 @@ cavmae_status cavmae_index_create(cavmae_context *context, int32_t dim, cavmae_i
 void cavmae_index_free(cavmae_index *index) {
     if (!index) return;
     cavmae_context *context = index->context;
-    for (int32_t i = 0; i < index->chunk_count; i++)
+    for (int32_t i = 0; i < index->chunk_count; i++) {
+        cavmae__device_rows_free(context, &index->chunks[i]);
         if (!index->chunks[i].mapped) cavmae__free(context, index->chunks[i].rows);
+    }
+    pthread_mutex_destroy(&index->lock);
     cavmae__free(context, index->chunks);
     cavmae_safetensors_free(index->file);
     cavmae__free(context, index);
@@ -221,6 +213,10 @@ cavmae_status cavmae_index_search(cavmae_index *index, const float *queries, int
         return cavmae__fail(CAVMAE_E_ARG, "search: %lld queries for the best %d", (long long)count, (int)k);
 
     cavmae_context *context = index->context;
+    cavmae__backend *backend;
+    CAVMAE__TRY(cavmae__context_backend(context, &backend));
+    if (backend->ops->top_k) return cavmae__device_search(index, backend, queries, count, k, ids, scores);
+
     search s = {.index = index, .dot = cavmae__dot_choose(), .workers = cavmae__context_threads(context), .wanted = k};
     s.k = k < index->count ? k : index->count;
     int64_t turn = CANDIDATE_BYTES / (int64_t)sizeof(candidate) / s.workers / (s.k ? s.k : 1);

@@ -197,6 +197,8 @@ static cavmae_status check_outputs(const job *j) {
     if (!(o->mae_weight > 0))
         return cavmae__fail(CAVMAE_E_ARG, "inpaint: the model was not trained to reconstruct (mae_weight 0)");
     if (j->batch.count < 1) return cavmae__fail(CAVMAE_E_ARG, "inpaint: %d clips", j->batch.count);
+    if (j->batch.pcm || j->batch.pixels)
+        return cavmae__fail(CAVMAE_E_ARG, "inpaint: it takes audio and image, not pcm and pixels");
     for (int m = 0; m < 2; m++)
         for (int k = 0; k < 3 && !cavmae__has_modality(o, m); k++)
             if (wanted[m][k])

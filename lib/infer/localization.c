@@ -2,7 +2,7 @@
 #include <math.h>
 #include <string.h>
 
-#include "model.h"
+#include "raw_inputs.h"
 #include "record.h"
 
 /* ---- Heat maps ---- */
@@ -22,8 +22,9 @@ static cavmae_status check_localize(const cavmae__options *o, const cavmae_batch
     if (!heat) return cavmae__fail(CAVMAE_E_ARG, "localize: heat is NULL");
     if (o->modalities != CAVMAE__MODALITIES_AV)
         return cavmae__fail(CAVMAE_E_ARG, "localize: the model has one modality; sound and picture are needed");
-    if (!batch->audio || !batch->image)
-        return cavmae__fail(CAVMAE_E_ARG, "localize: %s is NULL", batch->audio ? "image" : "audio");
+    for (int m = 0; m < 2; m++)
+        if (!cavmae__has_input(batch, m))
+            return cavmae__fail(CAVMAE_E_ARG, "localize: %s is NULL", m ? "image" : "audio");
     if (batch->count < 0) return cavmae__fail(CAVMAE_E_ARG, "localize: %d clips", batch->count);
     return CAVMAE_OK;
 }
@@ -49,10 +50,7 @@ cavmae_status cavmae_localize(cavmae_model *model, const cavmae_batch *batch, fl
         CAVMAE__TRY_OUT(cavmae_embed(model, &chunk, &out));
         for (int64_t i = 0; i < chunk.count * map; i++)
             heat[first * map + i] = cosine(audio + i / map * width, tokens + i * width, width);
-        for (int32_t i = 0; i < chunk.count; i++)
-            chunk.audio += (chunk.audio_frames ? chunk.audio_frames[i] : o->audio_frames) * o->mel_bins;
-        chunk.image += chunk.count * pictures * o->image_channels * o->image_size * o->image_size;
-        if (chunk.audio_frames) chunk.audio_frames += chunk.count;
+        cavmae__skip_clips(o, &chunk, chunk.count);
     }
 out:
     cavmae__free(model->context, audio);

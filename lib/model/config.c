@@ -92,7 +92,7 @@ static const key keys[] = {
     F64(CAVMAE_P_WEIGHT_DECAY, weight_decay, "5e-7", 0, 1e3),
     F64(CAVMAE_P_CLIP_NORM, clip_norm, "0", 0, 1e9),
     I64(CAVMAE_P_ACCUMULATE, accumulate, "1", 1, 1 << 20),
-    I64(CAVMAE_P_RECOMPUTE, recompute, "0", 0, 1),
+    I64(CAVMAE_P_RECOMPUTE, recompute, "0", 0, 2),
     WORD(CAVMAE_P_SCHEDULE, schedule, "multistep", "multistep|cosine"),
     TEXT(CAVMAE_P_MILESTONES, "milestones", ""),
     F64(CAVMAE_P_GAMMA, gamma, "0.5", 0, 1),

@@ -8,7 +8,6 @@ static cavmae__stack decoder_stack(const cavmae__network *n) {
                            .depth = o->decoder_depth,
                            .width = (int32_t)o->decoder_dim,
                            .heads = (int32_t)o->decoder_heads,
-                           .recompute = n->recompute,
                            .streams = &n->rows.decoder_streams,
                            .keep = n->decoder_keep};
 }

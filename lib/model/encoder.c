@@ -8,7 +8,6 @@ static cavmae__stack encoder_stack(const cavmae__network *n, int m) {
                            .depth = o->modality_depth,
                            .width = (int32_t)o->embed_dim,
                            .heads = (int32_t)o->num_heads,
-                           .recompute = n->recompute,
                            .streams = &n->rows.encoder_streams[m],
                            .keep = n->encoder_keep[m]};
 }
@@ -19,7 +18,6 @@ static cavmae__stack joint_stack(const cavmae__network *n) {
                            .depth = o->joint_depth,
                            .width = (int32_t)o->embed_dim,
                            .heads = (int32_t)o->num_heads,
-                           .recompute = n->recompute,
                            .streams = &n->rows.joint_streams,
                            .keep = n->joint_keep};
 }

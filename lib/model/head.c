@@ -48,10 +48,13 @@ static cavmae__mix make_mix(const cavmae__network *n) {
     return mix;
 }
 
-cavmae_status cavmae__network_features(cavmae__network *n, int32_t mode, const uint8_t *shown) {
+cavmae_status cavmae__network_put_mode(cavmae__network *n, int32_t mode, const uint8_t *shown) {
     n->head_rows =
         cavmae__mode_uses(mode, CAVMAE__VISUAL) ? n->rows.visible[CAVMAE__VISUAL].count : n->rows.visible[0].count;
-    CAVMAE__TRY(upload_weights(n, mode, shown));
+    return upload_weights(n, mode, shown);
+}
+
+cavmae_status cavmae__network_features(cavmae__network *n) {
     const cavmae__mix mix = make_mix(n);
     return n->pass.backend->ops->mix(n->pass.backend, &mix);
 }

@@ -15,6 +15,8 @@ cavmae_status cavmae__apply_linear(const cavmae__pass *pass, int64_t index, int6
                                    .out = (int32_t)weight->shape[0],
                                    .x_dtype = x_dtype,
                                    .y_dtype = y_dtype,
+                                   .matmul = pass->choices.matmul,
+                                   .exact_gelu = pass->choices.exact_gelu,
                                    .x = x,
                                    .weight = pass->values[index],
                                    .bias = pass->values[index + 1],
@@ -36,13 +38,15 @@ cavmae_status cavmae__apply_linear_grad(const cavmae__pass *pass, int64_t index,
                                       .dy_dtype = dy_dtype,
                                       .dx_dtype = dx_dtype,
                                       .accumulate = pass->accumulate,
+                                      .matmul = pass->choices.matmul,
+                                      .exact_gelu = pass->choices.exact_gelu,
                                       .x = x,
                                       .weight = pass->values[index],
                                       .dy = dy,
                                       .gelu_input = gelu_input,
                                       .dx = dx,
-                                      .dweight = cavmae__gradient(pass, index),
-                                      .dbias = cavmae__gradient(pass, index + 1),
+                                      .dweight = x ? cavmae__gradient(pass, index) : NULL,
+                                      .dbias = x ? cavmae__gradient(pass, index + 1) : NULL,
                                       .workspace = pass->workspace};
     return pass->backend->ops->linear_grad(pass->backend, &grad);
 }
@@ -101,7 +105,7 @@ void cavmae__layer_keep(cavmae__arena *arena, const cavmae__pass *pass, int64_t 
     keep->qkv = cavmae__arena_take(arena, rows * 3 * width, size);
     keep->o = cavmae__arena_take(arena, rows * width, size);
     keep->h = cavmae__arena_take(arena, rows * hidden, size);
-    keep->g = cavmae__arena_take(arena, rows * hidden, size);
+    if (pass->recompute != CAVMAE__RECOMPUTE_GELU) keep->g = cavmae__arena_take(arena, rows * hidden, size);
 }
 
 /* Weights of norm1 (which = NORM1) or norm2 for every group. */
@@ -115,6 +119,7 @@ static cavmae__attention describe_attention(const cavmae__pass *pass, int32_t wi
     return (cavmae__attention){.heads = heads,
                                .head_dim = width / heads,
                                .dtype = pass->dtype,
+                               .by = pass->choices.attention,
                                .segments = streams->segments,
                                .workspace = pass->workspace};
 }
@@ -127,7 +132,7 @@ cavmae_status cavmae__layer_forward(const cavmae__pass *pass, int64_t first, int
     char *wide = pass->wide;
     void *qkv = kept ? keep->qkv : wide;
     void *o = kept ? keep->o : wide + (size_t)(rows * 3 * width) * cavmae__dtype_size(pass->dtype);
-    void *g = kept ? keep->g : wide;
+    void *g = keep->g ? keep->g : wide;
     CAVMAE__TRY(cavmae__check_cancel(pass->context));
 
     layer_norms(first, CAVMAE__NORM1, streams, norms);
@@ -152,6 +157,24 @@ cavmae_status cavmae__layer_forward(const cavmae__pass *pass, int64_t first, int
     return cavmae__apply_linear(pass, first + CAVMAE__FC2, rows, g, pass->dtype, x2, out, CAVMAE_FLOAT32, NULL);
 }
 
+/* Through fc2 and GELU: pass->wide gets the gradient of h. Where gelu(h) was not kept, it is there first. */
+static cavmae_status second_linear_backward(const cavmae__pass *pass, int64_t fc2, int64_t rows,
+                                            const cavmae__activations *keep, const float *dy) {
+    const int32_t dtype = pass->dtype;
+    if (keep->g)
+        return cavmae__apply_linear_grad(pass, fc2, rows, keep->g, dtype, dy, CAVMAE_FLOAT32, pass->wide, dtype,
+                                         keep->h);
+    const cavmae__parameter *weight = &pass->list->items[fc2];
+    const cavmae__gelu gelu = {.count = rows * (weight->elements / weight->shape[0]),
+                               .dtype = dtype,
+                               .exact_gelu = pass->choices.exact_gelu,
+                               .x = keep->h,
+                               .y = pass->wide};
+    CAVMAE__TRY(pass->backend->ops->gelu(pass->backend, &gelu));
+    CAVMAE__TRY(cavmae__apply_linear_grad(pass, fc2, rows, pass->wide, dtype, dy, CAVMAE_FLOAT32, NULL, dtype, NULL));
+    return cavmae__apply_linear_grad(pass, fc2, rows, NULL, dtype, dy, CAVMAE_FLOAT32, pass->wide, dtype, keep->h);
+}
+
 cavmae_status cavmae__layer_backward(const cavmae__pass *pass, int64_t first, int32_t width, int32_t heads,
                                      const cavmae__streams *streams, const cavmae__activations *keep, float *dx) {
     int64_t rows = streams->rows, norms[3];
@@ -161,8 +184,7 @@ cavmae_status cavmae__layer_backward(const cavmae__pass *pass, int64_t first, in
 
     /* Norms' outputs are not kept: computing them again costs less than holding them. */
     layer_norms(first, CAVMAE__NORM2, streams, norms);
-    CAVMAE__TRY(cavmae__apply_linear_grad(pass, first + CAVMAE__FC2, rows, keep->g, dtype, dx, CAVMAE_FLOAT32,
-                                          pass->wide, dtype, keep->h));
+    CAVMAE__TRY(second_linear_backward(pass, first + CAVMAE__FC2, rows, keep, dx));
     CAVMAE__TRY(cavmae__apply_norm(pass, norms, streams, width, keep->x2, y, dtype, NULL, NULL));
     CAVMAE__TRY(
         cavmae__apply_linear_grad(pass, first + CAVMAE__FC1, rows, y, dtype, pass->wide, dtype, dy, dtype, NULL));
@@ -203,7 +225,7 @@ cavmae_status cavmae__stack_forward(const cavmae__pass *pass, const cavmae__stac
 cavmae_status cavmae__stack_backward(const cavmae__pass *pass, const cavmae__stack *stack, float *dx) {
     for (int64_t i = stack->depth; i-- > 0;) {
         int64_t first = stack->first + i * CAVMAE__LAYER_PARAMETERS;
-        if (stack->recompute)
+        if (pass->recompute == CAVMAE__RECOMPUTE_LAYERS)
             CAVMAE__TRY(
                 cavmae__layer_forward(pass, first, stack->width, stack->heads, stack->streams, &stack->keep[i], NULL));
         CAVMAE__TRY(

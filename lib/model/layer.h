@@ -7,6 +7,9 @@
 #include "arena.h"
 #include "model.h"
 
+/* The key recompute: what a layer computes again going back instead of keeping it. */
+enum { CAVMAE__RECOMPUTE_NOTHING, CAVMAE__RECOMPUTE_LAYERS, CAVMAE__RECOMPUTE_GELU };
+
 /* What every operation of one forward and backward pass needs. */
 typedef struct cavmae__pass {
     cavmae_context *context;
@@ -17,8 +20,10 @@ typedef struct cavmae__pass {
     uint8_t *has_gradient; /* [list->count] host: set where a gradient was written */
     int32_t accumulate;    /* 1: gradients are added to */
     int32_t dtype;         /* of activations between products */
+    cavmae__device_choices choices;
     float eps;
     double mlp_ratio;
+    int32_t recompute;              /* CAVMAE__RECOMPUTE_* */
     void *narrow, *narrow_gradient; /* [rows, width] of dtype */
     void *wide;                     /* [rows, the widest of hidden, qkv + o, patch] of dtype */
     void *workspace;
@@ -56,7 +61,7 @@ cavmae_status cavmae__layer_backward(const cavmae__pass *pass, int64_t first, in
  * stream stays in the output's buffer from layer to layer. */
 typedef struct cavmae__stack {
     int64_t first, depth; /* parameter index of the first layer */
-    int32_t width, heads, recompute;
+    int32_t width, heads;
     const cavmae__streams *streams;
     const cavmae__activations *keep;
 } cavmae__stack;
@@ -69,6 +74,7 @@ cavmae_status cavmae__stack_backward(const cavmae__pass *pass, const cavmae__sta
 /* The parts, for what lies outside the layers. index: of the weight; the bias follows. */
 cavmae_status cavmae__apply_linear(const cavmae__pass *pass, int64_t index, int64_t rows, const void *x,
                                    int32_t x_dtype, const float *residual, void *y, int32_t y_dtype, void *gelu);
+/* x NULL: the gradient of what went in alone. */
 cavmae_status cavmae__apply_linear_grad(const cavmae__pass *pass, int64_t index, int64_t rows, const void *x,
                                         int32_t x_dtype, const void *dy, int32_t dy_dtype, void *dx, int32_t dx_dtype,
                                         const void *gelu_input);

@@ -139,6 +139,17 @@ cavmae_status cavmae_model_parameter(cavmae_model *model, const char *name, cavm
     int64_t index = 0;
     CAVMAE__TRY(find_parameter(model, name, &index));
     const cavmae__parameter *p = &model->list.items[index];
+    if (!model->backend->ops->host_memory) {
+        cavmae_tensor *copy;
+        CAVMAE__TRY(cavmae_tensor_create(model->context, CAVMAE_FLOAT32, p->dims, p->shape, &copy));
+        cavmae_status status = model->backend->ops->download(model->backend, cavmae_tensor_data(copy),
+                                                             model->values[index], (size_t)p->elements * sizeof(float));
+        if (status == CAVMAE_OK)
+            *out = copy;
+        else
+            cavmae_tensor_free(copy);
+        return status;
+    }
     /* A view of the model's memory; to a caller it is for reading, as the header says. */
     union {
         const float *read;

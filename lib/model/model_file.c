@@ -6,6 +6,39 @@
 #include "record.h"
 #include "vision_mae.h"
 
+/* A device's tensors on their way to a file, one at a time. */
+typedef struct fetch {
+    cavmae__backend *backend;
+    const cavmae__entry *entries;
+    float *host; /* as long as the longest */
+} fetch;
+
+static int64_t entry_elements(const cavmae__entry *entry) {
+    int64_t elements = 1;
+    for (int32_t i = 0; i < entry->dims; i++) elements *= entry->shape[i];
+    return elements;
+}
+
+static cavmae_status fetch_entry(void *arg, int64_t index, const void **data) {
+    const fetch *f = arg;
+    const cavmae__entry *entry = &f->entries[index];
+    *data = f->host;
+    return f->backend->ops->download(f->backend, f->host, entry->data, (size_t)entry_elements(entry) * sizeof *f->host);
+}
+
+static cavmae_status write_fetched(const cavmae_model *model, const char *path, const cavmae__entry *entries,
+                                   int64_t count, const char *const *keys, const char *const *values, int64_t pairs) {
+    fetch f = {.backend = model->backend, .entries = entries};
+    int64_t longest = 0;
+    for (int64_t i = 0; i < count; i++)
+        if (entry_elements(&entries[i]) > longest) longest = entry_elements(&entries[i]);
+    CAVMAE__TRY(CAVMAE__NEW(model->context, &f.host, longest));
+    cavmae_status status =
+        cavmae__safetensors_write_made(model->context, path, entries, count, keys, values, pairs, fetch_entry, &f);
+    cavmae__free(model->context, f.host);
+    return status;
+}
+
 cavmae_status cavmae__model_write(const cavmae_model *model, const char *path, const cavmae__entry *extra,
                                   int64_t extra_count, const char *key, const char *value) {
     if (!model || !path) return cavmae__fail(CAVMAE_E_ARG, "model or path is NULL");
@@ -26,8 +59,10 @@ cavmae_status cavmae__model_write(const cavmae_model *model, const char *path, c
     }
     if (extra_count) memcpy(entries + list->count, extra, (size_t)extra_count * sizeof *extra);
     const char *const keys[] = {CAVMAE__CONFIG_KEY, key}, *const values[] = {json, value};
-    CAVMAE__TRY_OUT(
-        cavmae__safetensors_write(model->context, path, entries, list->count + extra_count, keys, values, key ? 2 : 1));
+    const int64_t count = list->count + extra_count, pairs = key ? 2 : 1;
+    status = model->backend->ops->host_memory
+                 ? cavmae__safetensors_write(model->context, path, entries, count, keys, values, pairs)
+                 : write_fetched(model, path, entries, count, keys, values, pairs);
 out:
     cavmae__free(model->context, json);
     cavmae__free(model->context, entries);

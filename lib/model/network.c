@@ -64,9 +64,10 @@ static void layout(cavmae__network *n, const cavmae__options *o, cavmae__arena *
     cavmae__rows_layout(&n->rows, e, device, host);
     if (e->backward) {
         cavmae__activations shared[2];
-        if (n->recompute) layout_shared(device, pass, o, rows, decoder, shared);
-        const cavmae__activations *encoder_slot = n->recompute ? &shared[0] : NULL;
-        const cavmae__activations *decoder_slot = n->recompute ? &shared[1] : NULL;
+        const int shares = pass->recompute == CAVMAE__RECOMPUTE_LAYERS;
+        if (shares) layout_shared(device, pass, o, rows, decoder, shared);
+        const cavmae__activations *encoder_slot = shares ? &shared[0] : NULL;
+        const cavmae__activations *decoder_slot = shares ? &shared[1] : NULL;
         for (int m = 0; m < 2; m++)
             layout_stack(device, pass, n->encoder_keep[m], o->modality_depth, e->visible[m], D, o->num_heads,
                          encoder_slot);
@@ -143,6 +144,7 @@ static cavmae__pass make_pass(cavmae_context *context, cavmae__backend *backend,
     return (cavmae__pass){.context = context,
                           .backend = backend,
                           .dtype = (int32_t)o->dtype,
+                          .choices = cavmae__context_choices(context),
                           .eps = (float)o->layer_norm_eps,
                           .mlp_ratio = o->mlp_ratio};
 }
@@ -177,7 +179,7 @@ static cavmae_status measure(cavmae__network *n, const cavmae__options *o, int64
 
 cavmae_status cavmae__network_size(cavmae_context *context, const cavmae__options *options,
                                    const cavmae__extent *extent, size_t *activations, size_t *workspace) {
-    cavmae__network network = {.extent = *extent, .recompute = (int32_t)options->recompute};
+    cavmae__network network = {.extent = *extent};
     cavmae__parameters list;
     cavmae__backend *backend;
     size_t host;
@@ -185,6 +187,7 @@ cavmae_status cavmae__network_size(cavmae_context *context, const cavmae__option
     CAVMAE__TRY(cavmae__parameters_create(context, options, &list));
     cavmae_status status = allocate_keep(context, options, &network);
     network.pass = make_pass(context, backend, options);
+    network.pass.recompute = (int32_t)options->recompute;
     if (status == CAVMAE_OK) status = measure(&network, options, largest_weight(&list), activations, &host, workspace);
     if (status == CAVMAE_OK) *activations += host;
     cavmae__free(context, network.keep);
@@ -203,8 +206,8 @@ cavmae_status cavmae__network_create(cavmae_model *model, const cavmae__extent *
     size_t device_size, host_size, workspace;
     n->model = model;
     n->extent = *extent;
-    n->recompute = recompute;
     n->pass = make_pass(context, backend, o);
+    n->pass.recompute = recompute;
     n->pass.list = &model->list;
     n->pass.values = model->values;
     CAVMAE__TRY_OUT(allocate_keep(context, o, n));

@@ -24,7 +24,6 @@ typedef struct cavmae__network {
     cavmae__pass pass;
     cavmae__rows rows;
     cavmae__patch_source source[2];
-    int32_t recompute;
     void *device_memory, *host_memory;
 
     /* What each layer keeps, host: one array, and where each stack's part of it starts. */
@@ -73,9 +72,11 @@ cavmae_status cavmae__network_pool(cavmae__network *network);
 /* Predictions and reconstruction losses; removed[m]: masked tokens of each modality. Scalars get the losses. */
 cavmae_status cavmae__network_decode(cavmae__network *network, const int64_t removed[2], double weight,
                                      int32_t norm_pix);
-/* The head, on the last batch's pooled streams: features as mode (CAVMAE_MODE_*) and head_input say; shown [clips]:
- * CAVMAE__SHOW_* of each clip in mode multimodal, NULL: both. */
-cavmae_status cavmae__network_features(cavmae__network *network, int32_t mode, const uint8_t *shown);
+/* What the head is to see of each clip, as mode (CAVMAE_MODE_*) and head_input say; shown [clips]: CAVMAE__SHOW_* of each
+ * in mode multimodal, NULL: both. Part of putting a batch on the device. */
+cavmae_status cavmae__network_put_mode(cavmae__network *network, int32_t mode, const uint8_t *shown);
+/* The head, on the last batch's pooled streams. */
+cavmae_status cavmae__network_features(cavmae__network *network);
 cavmae_status cavmae__network_logits(cavmae__network *network);
 /* Gradients of the head from d_logits; and of the pooled streams, where the encoders have a backward pass. */
 cavmae_status cavmae__head_backward(cavmae__network *network);

@@ -46,6 +46,7 @@ cavmae_status cavmae_checkpoint_save(cavmae_trainer *t, const cavmae_loader *loa
     if (!t->optimizer)
         return cavmae__fail(CAVMAE_E_STATE,
                             "checkpoint: the trainer has no optimizer; cavmae_model_save writes a model");
+    CAVMAE__TRY(cavmae__trainer_finish(t));
     const cavmae__parameters *list = &t->model->list;
     training_state state = {.step = t->step, .updates = t->optimizer->updates, .accumulated = t->accumulated};
     if (loader) cavmae__loader_state(loader, &state.epoch, &state.position, &state.broken);
@@ -153,6 +154,7 @@ cavmae_status cavmae_checkpoint_load(cavmae_trainer *t, cavmae_loader *loader, c
     if (!t->optimizer)
         return cavmae__fail(CAVMAE_E_STATE,
                             "checkpoint: the trainer has no optimizer; cavmae_model_load reads the model");
+    CAVMAE__TRY(cavmae__trainer_finish(t));
     CAVMAE__TRY(cavmae_safetensors_open(t->model->context, path, &file));
     cavmae_status status = CAVMAE_OK;
     const char *json = cavmae_safetensors_metadata(file, training_key);
@@ -171,9 +173,11 @@ cavmae_status cavmae_checkpoint_load(cavmae_trainer *t, cavmae_loader *loader, c
     CAVMAE__TRY_OUT(copy_sets(t, file, sets, set_count));
     if (loader) CAVMAE__TRY_OUT(cavmae__loader_set_state(loader, state.epoch, state.position, state.broken));
     t->step = state.step;
+    t->last = (cavmae_step_result){.step = state.step};
     t->accumulated = state.accumulated;
     t->optimizer->updates = state.updates;
     t->count = 0;
+    t->generation++; /* what has a gradient is not what it was when steps were recorded */
 out:
     cavmae_safetensors_free(file);
     return status;

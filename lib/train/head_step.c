@@ -26,57 +26,57 @@ static void draw_shown(cavmae_trainer *trainer, uint64_t draw, int32_t clips) {
     }
 }
 
-static cavmae_status encode(cavmae_trainer *trainer, const cavmae_batch *batch, uint64_t draw, int backward) {
-    cavmae__network *n = trainer->network;
-    int drop = trainer->shown && backward;
-    CAVMAE__TRY(cavmae__trainer_put_inputs(trainer, batch));
-    CAVMAE__TRY(cavmae__rows_index(&n->rows, &n->extent, &n->pass, 0));
-    CAVMAE__TRY(cavmae__network_encode(n));
-    CAVMAE__TRY(cavmae__network_pool(n));
-    if (drop) draw_shown(trainer, draw, batch->count);
-    return cavmae__network_features(n, (int32_t)trainer->options.mode, drop ? trainer->shown : NULL);
-}
-
-static cavmae_status take_features(cavmae__network *n, const cavmae_batch *batch) {
-    n->head_rows = batch->count;
-    return n->pass.backend->ops->upload(n->pass.backend, n->features, batch->features,
-                                        (size_t)(batch->count * cavmae__head_width(&n->model->options)) *
-                                            sizeof(float));
-}
-
-cavmae_status cavmae__trainer_run_head(cavmae_trainer *trainer, const cavmae_batch *batch, uint64_t draw, int backward,
-                                       double scalars[CAVMAE__SCALARS]) {
+cavmae_status cavmae__head_put(cavmae__work *work, const cavmae_batch *batch, uint64_t draw) {
     static const int32_t *const all[2] = {NULL, NULL};
+    cavmae_trainer *trainer = work->trainer;
     const cavmae__options *o = &trainer->options;
     cavmae__backend *backend = trainer->model->backend;
-    trainer->count = 0; /* no outputs until all went well */
-    CAVMAE__TRY(check_labels(trainer, batch, backward));
+    CAVMAE__TRY(check_labels(trainer, batch, work->backward));
+    work->features = batch->features != NULL;
     if (!batch->features && !trainer->network->extent.streams) { /* so far there were features only */
         const cavmae__extent extent = trainer->extent;
         CAVMAE__TRY(cavmae__trainer_reserve(trainer, &extent));
     }
     cavmae__network *n = trainer->network;
+    int drop = trainer->shown && work->backward;
     /* A frozen encoder keeps nothing to go back with; the head's gradients come after it. */
-    CAVMAE__TRY(cavmae__trainer_put_rows(trainer, batch, all, backward && n->extent.backward));
-    CAVMAE__TRY(backend->ops->zero(backend, n->scalars, CAVMAE__SCALARS * sizeof *n->scalars));
-    CAVMAE__TRY(batch->features ? take_features(n, batch) : encode(trainer, batch, draw, backward));
-    n->pass.gradients = backward ? trainer->gradients : NULL;
-    CAVMAE__TRY(cavmae__network_logits(n));
+    CAVMAE__TRY(cavmae__trainer_put_rows(trainer, batch, all, work->backward && n->extent.backward));
     CAVMAE__TRY(backend->ops->upload(backend, trainer->labels, batch->labels,
                                      (size_t)(batch->count * o->classes) * sizeof(float)));
-    const cavmae__class_loss loss = {.rows = batch->count,
+    if (batch->features) {
+        n->head_rows = batch->count;
+        return backend->ops->upload(backend, n->features, batch->features,
+                                    (size_t)(batch->count * cavmae__head_width(o)) * sizeof(float));
+    }
+    if (drop) draw_shown(trainer, draw, batch->count);
+    return cavmae__network_put_mode(n, (int32_t)o->mode, drop ? trainer->shown : NULL);
+}
+
+static cavmae_status encode(cavmae__network *n) {
+    CAVMAE__TRY(cavmae__rows_index(&n->rows, &n->extent, &n->pass, 0));
+    CAVMAE__TRY(cavmae__network_encode(n));
+    CAVMAE__TRY(cavmae__network_pool(n));
+    return cavmae__network_features(n);
+}
+
+cavmae_status cavmae__head_compute(const cavmae__work *work) {
+    const cavmae_trainer *trainer = work->trainer;
+    const cavmae__options *o = &trainer->options;
+    cavmae__backend *backend = trainer->model->backend;
+    cavmae__network *n = trainer->network;
+    if (!work->features) CAVMAE__TRY(encode(n));
+    n->pass.gradients = work->backward ? trainer->gradients : NULL;
+    CAVMAE__TRY(cavmae__network_logits(n));
+    const cavmae__class_loss loss = {.rows = work->count,
                                      .classes = (int32_t)o->classes,
                                      .kind = (int32_t)o->loss,
                                      .logits = n->logits,
                                      .labels = trainer->labels,
-                                     .dlogits = backward ? n->d_logits : NULL,
+                                     .dlogits = work->backward ? n->d_logits : NULL,
                                      .loss = n->scalars + CAVMAE__LOSS_CLASS,
                                      .accuracy = n->scalars + CAVMAE__ACCURACY,
                                      .workspace = n->pass.workspace};
     CAVMAE__TRY(backend->ops->class_loss(backend, &loss));
-    if (backward) CAVMAE__TRY(cavmae__head_backward(n));
-    if (backward && n->extent.backward) CAVMAE__TRY(cavmae__network_backward(n));
-    CAVMAE__TRY(backend->ops->download(backend, scalars, n->scalars, CAVMAE__SCALARS * sizeof *scalars));
-    trainer->count = batch->count;
-    return CAVMAE_OK;
+    if (work->backward) CAVMAE__TRY(cavmae__head_backward(n));
+    return work->backward && n->extent.backward ? cavmae__network_backward(n) : CAVMAE_OK;
 }

@@ -97,12 +97,10 @@ static int same_group(const cavmae__group *a, const cavmae__group *b) {
 }
 
 cavmae_status cavmae__optimizer_update(cavmae_optimizer *optimizer, const float *gradients, const uint8_t *has_gradient,
-                                       double grad_scale) {
+                                       const cavmae__adam *adam) {
     cavmae_model *model = optimizer->model;
     const cavmae__parameters *list = &model->list;
     const cavmae__options *o = &optimizer->options;
-    int64_t update = optimizer->updates + 1;
-    double lr = cavmae__schedule(o, update);
     for (int64_t i = 0; i < list->count;) {
         const cavmae__group *group = &optimizer->groups[i];
         int64_t first = i++;
@@ -110,21 +108,19 @@ cavmae_status cavmae__optimizer_update(cavmae_optimizer *optimizer, const float 
         /* neighbours that are treated alike go in one call */
         while (i < list->count && has_gradient[i] && same_group(group, &optimizer->groups[i])) i++;
         int64_t begin = list->items[first].offset, end = list->items[i - 1].offset + list->items[i - 1].elements;
-        const cavmae__adam adam = {.count = end - begin,
-                                   .update = update,
-                                   .p = model->flat + begin,
-                                   .m = optimizer->m + begin,
-                                   .v = optimizer->v + begin,
-                                   .grad = gradients + begin,
-                                   .lr = lr * group->lr_factor,
-                                   .beta1 = o->beta1,
-                                   .beta2 = o->beta2,
-                                   .eps = o->adam_eps,
-                                   .weight_decay = group->weight_decay,
-                                   .grad_scale = grad_scale,
-                                   .decoupled = o->optimizer == CAVMAE__ADAMW};
-        CAVMAE__TRY(model->backend->ops->adam(model->backend, &adam));
+        cavmae__adam part = *adam;
+        part.count = end - begin;
+        part.p = model->flat + begin;
+        part.m = optimizer->m + begin;
+        part.v = optimizer->v + begin;
+        part.grad = gradients + begin;
+        part.lr_factor = group->lr_factor;
+        part.beta1 = o->beta1;
+        part.beta2 = o->beta2;
+        part.eps = o->adam_eps;
+        part.weight_decay = group->weight_decay;
+        part.decoupled = o->optimizer == CAVMAE__ADAMW;
+        CAVMAE__TRY(model->backend->ops->adam(model->backend, &part));
     }
-    optimizer->updates = update;
     return CAVMAE_OK;
 }

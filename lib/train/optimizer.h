@@ -22,8 +22,9 @@ cavmae_optimizer *cavmae__optimizer_ref(cavmae_optimizer *optimizer);
 /* Learning rate of update `update` = 1, 2, ..., before group factors. */
 double cavmae__schedule(const cavmae__options *options, int64_t update);
 
-/* One update from a flat gradient; only parameters that have one are touched, as torch does with grad None. */
+/* One update from a flat gradient; only parameters that have one are touched, as torch does with grad None. What `adam`
+ * says of an update's numbers, its guard and its norm holds for all; the caller counts the update. */
 cavmae_status cavmae__optimizer_update(cavmae_optimizer *optimizer, const float *gradients, const uint8_t *has_gradient,
-                                       double grad_scale);
+                                       const cavmae__adam *adam);
 
 #endif

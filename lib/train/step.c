@@ -8,7 +8,6 @@
 cavmae_status cavmae__trainer_check(cavmae_trainer *trainer, const cavmae_batch *batch) {
     static const char *const names[] = {"audio", "image"};
     const cavmae__options *o = &trainer->options;
-    const float *inputs[2] = {batch->audio, batch->image};
     if (batch->count < 1 || batch->count > o->batch)
         return cavmae__fail(CAVMAE_E_SHAPE, "batch: %d clips; the trainer takes 1 to %lld (key batch)", batch->count,
                             (long long)o->batch);
@@ -17,11 +16,12 @@ cavmae_status cavmae__trainer_check(cavmae_trainer *trainer, const cavmae_batch 
     const int uses[2] = {cavmae__trainer_uses(o, 0) && !batch->features,
                          cavmae__trainer_uses(o, 1) && !batch->features};
     for (int m = 0; m < 2; m++)
-        if (uses[m] && !inputs[m])
+        if (uses[m] && !cavmae__has_input(batch, m))
             return cavmae__fail(CAVMAE_E_ARG, "batch: %s is NULL, and %s that modality", names[m],
                                 o->classes ? "the mode uses" : "the model has");
+    CAVMAE__TRY(cavmae__check_raw_inputs(o, batch, uses, "batch"));
     for (int32_t i = 0; i < batch->count; i++) {
-        int64_t frames = batch->audio_frames ? batch->audio_frames[i] : o->audio_frames;
+        int64_t frames = cavmae__batch_frames(o, batch, i);
         if (uses[0] && (frames < o->patch_size || frames > o->audio_frames || frames % o->patch_size))
             return cavmae__fail(CAVMAE_E_SHAPE,
                                 "batch: clip %d has %lld frames; a multiple of %lld up to %lld is needed", i,
@@ -52,13 +52,13 @@ static cavmae_status count_given(cavmae_trainer *trainer, int m, const uint8_t *
     return CAVMAE_OK;
 }
 
-static cavmae_status draw_range(cavmae_trainer *trainer, int m, uint64_t draw, int32_t first, int32_t clips,
-                                int32_t columns, int64_t token, uint8_t *mask) {
+static cavmae_status draw_range(const cavmae_trainer *trainer, int m, int32_t first, int32_t clips, int32_t columns,
+                                int64_t token, uint8_t *mask) {
     const cavmae__options *o = &trainer->options;
     cavmae__backend *backend = trainer->model->backend;
     double ratio = m ? o->mask_ratio_v : o->mask_ratio_a;
     const cavmae__draw_masks masks = {.seed = (uint64_t)o->seed,
-                                      .step = draw,
+                                      .step = &trainer->state->draw,
                                       .purpose = m ? CAVMAE__PURPOSE_MASK_V : CAVMAE__PURPOSE_MASK_A,
                                       .mode = (int32_t)(m ? o->mask_mode_v : o->mask_mode_a),
                                       .first = first,
@@ -73,19 +73,19 @@ static cavmae_status draw_range(cavmae_trainer *trainer, int m, uint64_t draw, i
 }
 
 /* Runs of clips with equal grids are drawn in one call. */
-static cavmae_status draw_modality(cavmae_trainer *trainer, int m, uint64_t draw, int32_t clips, uint8_t *mask) {
+static cavmae_status draw_modality(const cavmae_trainer *trainer, int m, int32_t clips, uint8_t *mask) {
     int64_t token = 0;
     for (int32_t i = 0; i < clips;) {
         int32_t first = i, columns = trainer->columns[m][i];
         while (i < clips && trainer->columns[m][i] == columns) i++;
-        CAVMAE__TRY(draw_range(trainer, m, draw, first, i - first, columns, token, mask));
+        CAVMAE__TRY(draw_range(trainer, m, first, i - first, columns, token, mask));
         token += (int64_t)(i - first) * columns * grid_rows(&trainer->options, m);
     }
     return CAVMAE_OK;
 }
 
 /* mask_domain joint: one draw over each clip's audio and visual tokens together, split into the two masks. */
-static cavmae_status draw_joint(cavmae_trainer *trainer, uint64_t draw, int32_t clips, uint8_t *both) {
+static cavmae_status draw_joint(cavmae_trainer *trainer, int32_t clips, uint8_t *both) {
     const cavmae__options *o = &trainer->options;
     cavmae__backend *backend = trainer->model->backend;
     int64_t all[2] = {0, 0}, done[2] = {0, 0};
@@ -96,7 +96,7 @@ static cavmae_status draw_joint(cavmae_trainer *trainer, uint64_t draw, int32_t 
         int32_t tokens[2] = {trainer->columns[0][i] * grid_rows(o, 0), trainer->columns[1][i] * grid_rows(o, 1)},
                 sum = tokens[0] + tokens[1];
         const cavmae__draw_masks masks = {.seed = (uint64_t)o->seed,
-                                          .step = draw,
+                                          .step = &trainer->state->draw,
                                           .purpose = CAVMAE__PURPOSE_MASK_JOINT,
                                           .first = i,
                                           .clips = 1,
@@ -117,8 +117,7 @@ static cavmae_status draw_joint(cavmae_trainer *trainer, uint64_t draw, int32_t 
 
 /* Masks of modality m to the device, however they come about; counts in trainer->kept. removed[m]: of the whole
  * batch. */
-static cavmae_status prepare_counts(cavmae_trainer *trainer, const cavmae_batch *batch, uint64_t draw,
-                                    int64_t removed[2]) {
+static cavmae_status prepare_counts(cavmae_trainer *trainer, const cavmae_batch *batch, int64_t removed[2]) {
     const cavmae__options *o = &trainer->options;
     const uint8_t *given[2] = {batch->mask_a, batch->mask_v};
     int64_t tokens[2] = {0, 0};
@@ -126,7 +125,7 @@ static cavmae_status prepare_counts(cavmae_trainer *trainer, const cavmae_batch 
     for (int m = 0; m < 2; m++)
         for (int32_t i = 0; i < batch->count; i++) tokens[m] += (int64_t)trainer->columns[m][i] * grid_rows(o, m);
     if (o->mask_domain == CAVMAE__MASK_DOMAIN_JOINT && !given[0] && !given[1]) {
-        CAVMAE__TRY(draw_joint(trainer, draw, batch->count, trainer->mask_host));
+        CAVMAE__TRY(draw_joint(trainer, batch->count, trainer->mask_host));
         CAVMAE__TRY(count_given(trainer, 0, trainer->mask_host, batch->count, &removed[0]));
         return count_given(trainer, 1, trainer->mask_host + tokens[0], batch->count, &removed[1]);
     }
@@ -177,7 +176,8 @@ static cavmae_status reserve(cavmae_trainer *trainer, int32_t clips) {
     return grow ? cavmae__trainer_reserve(trainer, &extent) : CAVMAE_OK;
 }
 
-static cavmae_status put_masks(cavmae_trainer *trainer, const cavmae_batch *batch, uint64_t draw) {
+static cavmae_status put_masks(cavmae__work *work, const cavmae_batch *batch) {
+    const cavmae_trainer *trainer = work->trainer;
     cavmae__network *n = trainer->network;
     cavmae__backend *backend = trainer->model->backend;
     const uint8_t *host[2] = {batch->mask_a, batch->mask_v};
@@ -187,10 +187,9 @@ static cavmae_status put_masks(cavmae_trainer *trainer, const cavmae_batch *batc
     }
     for (int m = 0; m < 2; m++) {
         if (!n->rows.token_rows[m]) continue;
+        work->drawn[m] = !host[m];
         if (host[m])
             CAVMAE__TRY(backend->ops->upload(backend, n->rows.mask[m], host[m], (size_t)n->rows.token_rows[m]));
-        else
-            CAVMAE__TRY(draw_modality(trainer, m, draw, batch->count, n->rows.mask[m]));
     }
     return CAVMAE_OK;
 }
@@ -199,14 +198,38 @@ cavmae_status cavmae__trainer_put_inputs(cavmae_trainer *trainer, const cavmae_b
     const cavmae__options *o = &trainer->options;
     cavmae__backend *backend = trainer->model->backend;
     const float *host[2] = {batch->audio, batch->image};
-    int64_t elements[2] = {trainer->network->rows.token_rows[0] * o->patch_size * o->patch_size,
-                           batch->count * o->image_channels * o->image_size * o->image_size};
+    int64_t elements[2] = {0, batch->count * o->image_channels * o->image_size * o->image_size};
+    if (batch->features) return CAVMAE_OK;
+    for (int32_t i = 0; i < batch->count; i++) elements[0] += trainer->columns[0][i] * o->patch_size * o->mel_bins;
     for (int m = 0; m < 2; m++) {
         if (!elements[m] || !cavmae__trainer_uses(o, m)) continue;
-        CAVMAE__TRY(backend->ops->upload(backend, trainer->input[m], host[m], (size_t)elements[m] * sizeof(float)));
-        trainer->network->source[m].data = trainer->input[m];
+        if (cavmae__is_raw(batch, m)) {
+            CAVMAE__TRY(cavmae__raw_inputs_put(&trainer->raw[trainer->turn], trainer->model, batch, m, 0, batch->count,
+                                               trainer->input[trainer->turn][m]));
+            continue;
+        }
+        CAVMAE__TRY(backend->ops->upload_ahead(backend, trainer->input[trainer->turn][m], host[m],
+                                               (size_t)elements[m] * sizeof(float)));
     }
     return CAVMAE_OK;
+}
+
+uint64_t cavmae__hash(uint64_t h, const void *data, size_t size) {
+    for (size_t i = 0; i < size; i++) h = (h ^ ((const uint8_t *)data)[i]) * 0x100000001b3u;
+    return h;
+}
+
+/* Batches of one key have the same rows in the same buffers. */
+static uint64_t find_rows_key(const cavmae_trainer *trainer, const cavmae_batch *batch,
+                              const int32_t *const visible[2]) {
+    const size_t lists = (size_t)batch->count * sizeof(int32_t);
+    uint64_t h = cavmae__hash(0xcbf29ce484222325u, &trainer->generation, sizeof trainer->generation);
+    h = cavmae__hash(h, &batch->count, sizeof batch->count);
+    for (int m = 0; m < 2; m++) {
+        h = cavmae__hash(h, trainer->columns[m], lists);
+        if (visible[m]) h = cavmae__hash(h, visible[m], lists);
+    }
+    return h;
 }
 
 cavmae_status cavmae__trainer_put_rows(cavmae_trainer *trainer, const cavmae_batch *batch,
@@ -216,6 +239,10 @@ cavmae_status cavmae__trainer_put_rows(cavmae_trainer *trainer, const cavmae_bat
     n->pass.gradients = backward ? trainer->gradients : NULL;
     n->pass.has_gradient = trainer->has_gradient;
     n->pass.accumulate = trainer->accumulated > 0;
+    for (int m = 0; m < 2; m++) n->source[m].data = trainer->input[trainer->turn][m];
+    const uint64_t key = find_rows_key(trainer, batch, visible);
+    if (key == trainer->rows_key) return CAVMAE_OK;
+    trainer->rows_key = 0;
     cavmae__batch_rows rows = {.clips = batch->count, .pictures = 1};
     for (int m = 0; m < 2; m++) {
         rows.columns[m] = trainer->columns[m];
@@ -225,10 +252,12 @@ cavmae_status cavmae__trainer_put_rows(cavmae_trainer *trainer, const cavmae_bat
     }
     rows.clip_stride[0] = o->patch_size * o->mel_bins;
     rows.clip_stride[1] = o->image_channels * o->image_size * o->patch_size;
-    return cavmae__network_batch(n, &rows);
+    CAVMAE__TRY(cavmae__network_batch(n, &rows));
+    trainer->rows_key = key;
+    return CAVMAE_OK;
 }
 
-static cavmae_status contrast(cavmae_trainer *trainer, int32_t clips) {
+static cavmae_status contrast(const cavmae_trainer *trainer, int32_t clips) {
     cavmae__network *n = trainer->network;
     const cavmae__options *o = &trainer->options;
     const cavmae__contrastive loss = {.count = clips,
@@ -246,31 +275,29 @@ static cavmae_status contrast(cavmae_trainer *trainer, int32_t clips) {
     return n->pass.backend->ops->contrastive(n->pass.backend, &loss);
 }
 
-cavmae_status cavmae__trainer_run(cavmae_trainer *trainer, const cavmae_batch *batch, uint64_t draw, int backward,
-                                  double scalars[CAVMAE__SCALARS]) {
-    const cavmae__options *o = &trainer->options;
-    cavmae__backend *backend = trainer->model->backend;
-    int64_t removed[2];
-    trainer->count = 0; /* no outputs until all went well */
-    CAVMAE__TRY(prepare_counts(trainer, batch, draw, removed));
-    CAVMAE__TRY(check_counts(trainer, batch->count, removed, backward));
+cavmae_status cavmae__pretrain_put(cavmae__work *work, const cavmae_batch *batch) {
+    cavmae_trainer *trainer = work->trainer;
+    CAVMAE__TRY(prepare_counts(trainer, batch, work->removed));
+    CAVMAE__TRY(check_counts(trainer, batch->count, work->removed, work->backward));
     CAVMAE__TRY(reserve(trainer, batch->count));
-    cavmae__network *n = trainer->network;
     const int32_t *const kept[2] = {trainer->kept[0], trainer->kept[1]};
-    CAVMAE__TRY(cavmae__trainer_put_rows(trainer, batch, kept, backward));
-    CAVMAE__TRY(cavmae__trainer_put_inputs(trainer, batch));
-    CAVMAE__TRY(put_masks(trainer, batch, draw));
-    CAVMAE__TRY(cavmae__rows_index(&n->rows, &n->extent, &n->pass, 1));
+    CAVMAE__TRY(cavmae__trainer_put_rows(trainer, batch, kept, work->backward));
+    return put_masks(work, batch);
+}
 
-    CAVMAE__TRY(backend->ops->zero(backend, n->scalars, CAVMAE__SCALARS * sizeof *n->scalars));
+cavmae_status cavmae__pretrain_compute(const cavmae__work *work) {
+    const cavmae_trainer *trainer = work->trainer;
+    const cavmae__options *o = &trainer->options;
+    cavmae__network *n = trainer->network;
+    for (int m = 0; m < 2; m++)
+        if (work->drawn[m]) CAVMAE__TRY(draw_modality(trainer, m, work->count, n->rows.mask[m]));
+    CAVMAE__TRY(cavmae__rows_index(&n->rows, &n->extent, &n->pass, 1));
     CAVMAE__TRY(cavmae__network_encode(n));
     if (n->extent.pool) {
         CAVMAE__TRY(cavmae__network_pool(n));
-        CAVMAE__TRY(contrast(trainer, batch->count));
+        CAVMAE__TRY(contrast(trainer, work->count));
     }
-    if (n->extent.decode) CAVMAE__TRY(cavmae__network_decode(n, removed, o->mae_weight, (int32_t)o->norm_pix_loss));
-    if (backward) CAVMAE__TRY(cavmae__network_backward(n));
-    CAVMAE__TRY(backend->ops->download(backend, scalars, n->scalars, CAVMAE__SCALARS * sizeof *scalars));
-    trainer->count = batch->count;
-    return CAVMAE_OK;
+    if (n->extent.decode)
+        CAVMAE__TRY(cavmae__network_decode(n, work->removed, o->mae_weight, (int32_t)o->norm_pix_loss));
+    return work->backward ? cavmae__network_backward(n) : CAVMAE_OK;
 }

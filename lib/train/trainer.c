@@ -14,10 +14,15 @@ void cavmae_trainer_free(cavmae_trainer *trainer) {
     if (!trainer) return;
     cavmae_model *model = trainer->model;
     cavmae_context *context = cavmae__context_ref(model->context);
+    for (int i = 0; i < CAVMAE__TURNS; i++)
+        for (int added = 0; added < 2; added++)
+            model->backend->ops->repeat_free(model->backend, &trainer->repeats[i][added]);
+    for (int i = 0; i < CAVMAE__TURNS; i++) cavmae__raw_inputs_free(&trainer->raw[i], model);
     cavmae__network_free(trainer->network);
     if (trainer->gradients) model->backend->ops->free(model->backend, trainer->gradients);
     for (int m = 0; m < 2; m++) {
-        if (trainer->input[m]) model->backend->ops->free(model->backend, trainer->input[m]);
+        for (int i = 0; i < CAVMAE__TURNS; i++)
+            if (trainer->input[i][m]) model->backend->ops->free(model->backend, trainer->input[i][m]);
         cavmae__free(context, trainer->columns[m]);
         cavmae__free(context, trainer->kept[m]);
     }
@@ -25,6 +30,7 @@ void cavmae_trainer_free(cavmae_trainer *trainer) {
     cavmae__free(context, trainer->mask_host);
     cavmae__free(context, trainer->shown);
     if (trainer->labels) model->backend->ops->free(model->backend, trainer->labels);
+    if (trainer->state) model->backend->ops->free(model->backend, trainer->state);
     cavmae_optimizer_free(trainer->optimizer);
     cavmae_model_free(model);
     cavmae__free(context, trainer);
@@ -37,6 +43,7 @@ cavmae_status cavmae__trainer_reserve(cavmae_trainer *trainer, const cavmae__ext
      * tries again. */
     cavmae__network_free(trainer->network);
     trainer->network = NULL;
+    trainer->generation++;
     CAVMAE__TRY(cavmae__network_create(trainer->model, extent, (int32_t)trainer->options.recompute, &network));
     trainer->network = network;
     trainer->extent = *extent;
@@ -49,6 +56,7 @@ static cavmae_status reserve_head(cavmae_trainer *trainer) {
                              .pictures = 1,
                              .head = trainer->extent.head,
                              .head_backward = trainer->extent.head_backward};
+    trainer->generation++;
     return cavmae__network_create(trainer->model, &extent, 0, &trainer->network);
 }
 
@@ -83,9 +91,13 @@ static cavmae_status allocate(cavmae_trainer *t) {
         CAVMAE__TRY(CAVMAE__NEW(context, &t->columns[m], o->batch));
         CAVMAE__TRY(CAVMAE__NEW(context, &t->kept[m], o->batch));
         if (!t->extent.tokens[m]) continue;
-        CAVMAE__TRY(backend->ops->alloc(backend, (size_t)inputs[m] * sizeof(float), &memory));
-        t->input[m] = memory;
+        for (int32_t i = 0; i < t->turns; i++) {
+            CAVMAE__TRY(backend->ops->alloc(backend, (size_t)inputs[m] * sizeof(float), &memory));
+            t->input[i][m] = memory;
+        }
     }
+    CAVMAE__TRY(backend->ops->alloc(backend, sizeof *t->state, &memory));
+    t->state = memory;
     CAVMAE__TRY(CAVMAE__NEW(context, &t->has_gradient, t->model->list.count));
     memset(t->has_gradient, 0, (size_t)t->model->list.count);
     if (o->classes) {
@@ -106,6 +118,8 @@ static cavmae_status allocate(cavmae_trainer *t) {
 cavmae_status cavmae_trainer_create(cavmae_model *model, cavmae_optimizer *optimizer, const cavmae_config *config,
                                     cavmae_trainer **out) {
     if (!model || !out) return cavmae__fail(CAVMAE_E_ARG, "trainer: model or out is NULL");
+    if (optimizer && cavmae__context_choices(model->context).matmul == CAVMAE__MATMUL_FP8)
+        return cavmae__fail(CAVMAE_E_UNSUPPORTED, "trainer: the context's matmul is \"fp8\", which only embeds");
     if (optimizer && optimizer->model != model)
         return cavmae__fail(CAVMAE_E_ARG, "trainer: the optimizer is of another model");
     cavmae__options options;
@@ -122,6 +136,7 @@ cavmae_status cavmae_trainer_create(cavmae_model *model, cavmae_optimizer *optim
     trainer->optimizer = optimizer ? cavmae__optimizer_ref(optimizer) : NULL;
     trainer->options = options;
     trainer->extent = extent;
+    trainer->turns = model->backend->ops->host_memory ? 1 : CAVMAE__TURNS;
     CAVMAE__TRY_OUT(allocate(trainer));
     /* A probe on features never needs the encoders' buffers: they wait for the first batch. */
     if (!options.freeze_base) CAVMAE__TRY_OUT(cavmae__trainer_reserve(trainer, &extent));
@@ -137,8 +152,10 @@ static cavmae_status is_finite(cavmae_trainer *t, const float *data, int64_t cou
     cavmae__network *n = t->network;
     cavmae__backend *backend = t->model->backend;
     double sum;
-    CAVMAE__TRY(backend->ops->sum_squares(backend, data, count, n->scalars + CAVMAE__SUM_SQUARES, n->pass.workspace));
-    CAVMAE__TRY(backend->ops->download(backend, &sum, n->scalars + CAVMAE__SUM_SQUARES, sizeof sum));
+    const cavmae__sum_squares squares = {
+        .count = count, .x = data, .sum = n->scalars + CAVMAE__SUM_SQUARES, .workspace = n->pass.workspace};
+    CAVMAE__TRY(backend->ops->sum_squares(backend, &squares));
+    CAVMAE__TRY(backend->ops->download(backend, &sum, squares.sum, sizeof sum));
     *finite = isfinite(sum);
     return CAVMAE_OK;
 }
@@ -153,8 +170,8 @@ static cavmae_status explain_not_finite(cavmae_trainer *t, const char *what, dou
     int64_t count[2] = {t->network->rows.token_rows[0] * o->patch_size * o->patch_size,
                         t->network->rows.token_rows[1] * o->patch_size * o->patch_size * o->image_channels};
     for (int m = 0; m < 2; m++) {
-        if (!t->input[m]) continue;
-        CAVMAE__TRY(is_finite(t, t->input[m], count[m], &finite));
+        if (!t->network->source[m].data) continue;
+        CAVMAE__TRY(is_finite(t, t->network->source[m].data, count[m], &finite));
         if (!finite)
             return cavmae__fail(CAVMAE_E_NOT_FINITE, "step %lld: %s is %g: there is a NaN or an infinity in the %s",
                                 step, what, value, inputs[m]);
@@ -206,45 +223,126 @@ static cavmae_status read_arguments(cavmae_trainer *trainer, const cavmae_batch 
     return own->features ? reserve_head(trainer) : cavmae__trainer_reserve(trainer, &extent);
 }
 
-/* Mean gradient over the accumulated batches, its norm, clipping, Adam. */
-static cavmae_status update(cavmae_trainer *t, cavmae_step_result *r) {
+/* ---- A step: what is computed, put under way, and waited for ---- */
+
+/* Mean gradient over the accumulated batches, its norm, clipping, Adam; nothing of it where a number is not finite. */
+static cavmae_status update(cavmae_trainer *t) {
     cavmae__backend *backend = t->model->backend;
     cavmae__network *n = t->network;
-    double sum, scale = 1.0 / (double)t->options.accumulate;
-    CAVMAE__TRY(backend->ops->sum_squares(backend, t->gradients, t->model->list.flat_elements,
-                                          n->scalars + CAVMAE__SUM_SQUARES, n->pass.workspace));
-    CAVMAE__TRY(backend->ops->download(backend, &sum, n->scalars + CAVMAE__SUM_SQUARES, sizeof sum));
-    if (!isfinite(sum)) return explain_not_finite(t, "the gradient's norm", sqrt(sum));
-    r->grad_norm = sqrt(sum) * scale;
-    if (t->options.clip_norm > 0 && r->grad_norm > t->options.clip_norm) scale *= t->options.clip_norm / r->grad_norm;
-    r->lr = cavmae_optimizer_lr(t->optimizer);
-    r->updated = 1;
-    return cavmae__optimizer_update(t->optimizer, t->gradients, t->has_gradient, scale);
+    const cavmae__sum_squares squares = {.count = t->model->list.flat_elements,
+                                         .x = t->gradients,
+                                         .sum = n->scalars + CAVMAE__SUM_SQUARES,
+                                         .workspace = n->pass.workspace};
+    const cavmae__adam adam = {.clip_norm = t->options.clip_norm,
+                               .update = &t->state->update,
+                               .sum_squares = squares.sum,
+                               .guard = n->scalars,
+                               .guards = CAVMAE__SCALARS};
+    CAVMAE__TRY(backend->ops->sum_squares(backend, &squares));
+    return cavmae__optimizer_update(t->optimizer, t->gradients, t->has_gradient, &adam);
 }
 
-static cavmae_status run(cavmae_trainer *trainer, const cavmae_batch *batch, uint64_t draw, int backward,
-                         double scalars[CAVMAE__SCALARS]) {
-    return trainer->options.classes ? cavmae__trainer_run_head(trainer, batch, draw, backward, scalars)
-                                    : cavmae__trainer_run(trainer, batch, draw, backward, scalars);
+static cavmae_status compute(void *arg) {
+    const cavmae__work *work = arg;
+    cavmae_trainer *t = work->trainer;
+    cavmae__backend *backend = t->model->backend;
+    CAVMAE__TRY(backend->ops->zero(backend, t->network->scalars, CAVMAE__SCALARS * sizeof *t->network->scalars));
+    CAVMAE__TRY(t->options.classes ? cavmae__head_compute(work) : cavmae__pretrain_compute(work));
+    return work->update ? update(t) : CAVMAE_OK;
+}
+
+static cavmae_status put_state(cavmae_trainer *t, uint64_t draw) {
+    cavmae__backend *backend = t->model->backend;
+    cavmae__step_state state = {.draw = draw};
+    if (t->optimizer) {
+        t->lr = cavmae_optimizer_lr(t->optimizer);
+        state.update = (cavmae__update){
+            .lr = t->lr, .grad_scale = 1.0 / (double)t->options.accumulate, .number = t->optimizer->updates + 1};
+    }
+    return backend->ops->upload(backend, t->state, &state, sizeof state);
+}
+
+/* Two steps of one key are the same operations on the same addresses. */
+static uint64_t find_key(const cavmae__work *work) {
+    const int flags[] = {work->update, work->drawn[0], work->drawn[1], work->features};
+    return cavmae__hash(work->trainer->rows_key, flags, sizeof flags);
+}
+
+/* Puts a batch on the device and its work under way. evaluation: keys an evaluation's masks. */
+static cavmae_status start(cavmae_trainer *t, const cavmae_batch *batch, uint64_t evaluation, cavmae__work *work) {
+    cavmae__backend *backend = t->model->backend;
+    t->turn = (t->turn + 1) % t->turns;
+    CAVMAE__TRY(cavmae__trainer_put_inputs(t, batch)); /* while the step before may be under way */
+    CAVMAE__TRY(cavmae__trainer_finish(t));
+    const uint64_t draw = work->backward ? (uint64_t)t->step : evaluation;
+    work->update = work->backward && t->accumulated + 1 == t->options.accumulate;
+    t->updating = work->update;
+    t->count = 0; /* no outputs until all went well */
+    CAVMAE__TRY(put_state(t, draw));
+    CAVMAE__TRY(t->options.classes ? cavmae__head_put(work, batch, draw) : cavmae__pretrain_put(work, batch));
+    CAVMAE__TRY(work->backward ? backend->ops->repeat(backend, &t->repeats[t->turn][t->accumulated > 0], find_key(work),
+                                                      compute, work)
+                               : compute(work));
+    t->count = batch->count;
+    return CAVMAE_OK;
+}
+
+/* The outcome of the last batch. */
+static cavmae_status read_result(cavmae_trainer *t, cavmae_step_result *r) {
+    cavmae__backend *backend = t->model->backend;
+    double scalars[CAVMAE__SCALARS];
+    CAVMAE__TRY(backend->ops->download(backend, scalars, t->network->scalars, sizeof scalars));
+    *r = make_result(t, scalars);
+    if (!isfinite(r->loss)) return explain_not_finite(t, "the loss", r->loss);
+    const double norm = sqrt(scalars[CAVMAE__SUM_SQUARES]);
+    if (t->updating && !isfinite(norm)) return explain_not_finite(t, "the gradient's norm", norm);
+    if (!t->updating) return CAVMAE_OK;
+    r->grad_norm = norm / (double)t->options.accumulate;
+    r->lr = t->lr;
+    r->updated = 1;
+    return CAVMAE_OK;
+}
+
+/* Counts the step under way when it is known to be good. */
+static cavmae_status finish(cavmae_trainer *t, cavmae_step_result *r) {
+    t->under_way = 0;
+    cavmae_status status = read_result(t, r);
+    if (status != CAVMAE_OK) {
+        t->accumulated = 0;
+        return status;
+    }
+    t->accumulated = (t->accumulated + 1) % t->options.accumulate;
+    if (t->updating) t->optimizer->updates++;
+    r->step = ++t->step;
+    t->last = *r;
+    return CAVMAE_OK;
+}
+
+cavmae_status cavmae__trainer_finish(cavmae_trainer *t) {
+    cavmae_step_result unused;
+    return t->under_way ? finish(t, &unused) : CAVMAE_OK;
 }
 
 static cavmae_status take_step(cavmae_trainer *trainer, const cavmae_batch *batch, int head,
                                cavmae_step_result *result) {
     cavmae_batch own;
-    double scalars[CAVMAE__SCALARS];
+    cavmae_step_result r;
     cavmae_status status = CAVMAE_OK;
     if (!trainer) return cavmae__fail(CAVMAE_E_ARG, "trainer is NULL");
     if (!trainer->optimizer)
         return cavmae__fail(CAVMAE_E_STATE, "trainer: made without an optimizer, it only evaluates");
     CAVMAE__TRY_OUT(read_arguments(trainer, batch, head, result, &own));
-    CAVMAE__TRY_OUT(run(trainer, &own, (uint64_t)trainer->step, 1, scalars));
-    cavmae_step_result r = make_result(trainer, scalars);
-    if (!isfinite(r.loss)) CAVMAE__TRY_OUT(explain_not_finite(trainer, "the loss", r.loss));
-    if (trainer->accumulated + 1 == trainer->options.accumulate) CAVMAE__TRY_OUT(update(trainer, &r));
-    trainer->accumulated = (trainer->accumulated + 1) % trainer->options.accumulate;
-    r.step = ++trainer->step;
+    cavmae__work work = {.trainer = trainer, .count = own.count, .backward = 1};
+    CAVMAE__TRY_OUT(start(trainer, &own, 0, &work));
+    trainer->under_way = 1;
+    if (!result && !trainer->model->backend->ops->host_memory) return CAVMAE_OK;
+    CAVMAE__TRY_OUT(finish(trainer, &r));
     return result ? cavmae__record_out(result, &r, sizeof r) : CAVMAE_OK;
 out:
+    if (trainer->under_way) { /* the call itself was wrong; the step before it counts if it is good */
+        const cavmae_status before = cavmae__trainer_finish(trainer);
+        if (before != CAVMAE_OK) status = before;
+    }
     trainer->accumulated = 0;
     return status;
 }
@@ -252,12 +350,12 @@ out:
 static cavmae_status evaluate(cavmae_trainer *trainer, const cavmae_batch *batch, int64_t batch_number, int head,
                               cavmae_step_result *result) {
     cavmae_batch own;
-    double scalars[CAVMAE__SCALARS];
+    cavmae_step_result r;
     if (!trainer) return cavmae__fail(CAVMAE_E_ARG, "trainer is NULL");
     CAVMAE__TRY(read_arguments(trainer, batch, head, result, &own));
-    CAVMAE__TRY(run(trainer, &own, evaluation_draws + (uint64_t)batch_number, 0, scalars));
-    cavmae_step_result r = make_result(trainer, scalars);
-    if (!isfinite(r.loss)) return explain_not_finite(trainer, "the loss", r.loss);
+    cavmae__work work = {.trainer = trainer, .count = own.count};
+    CAVMAE__TRY(start(trainer, &own, evaluation_draws + (uint64_t)batch_number, &work));
+    CAVMAE__TRY(read_result(trainer, &r));
     return result ? cavmae__record_out(result, &r, sizeof r) : CAVMAE_OK;
 }
 
@@ -276,6 +374,14 @@ cavmae_status cavmae_pretrain_evaluate(cavmae_trainer *trainer, const cavmae_bat
 
 cavmae_status cavmae_finetune_evaluate(cavmae_trainer *trainer, const cavmae_batch *batch, cavmae_step_result *result) {
     return evaluate(trainer, batch, 0, 1, result);
+}
+
+cavmae_status cavmae_trainer_result(cavmae_trainer *trainer, int32_t wait, cavmae_step_result *result) {
+    cavmae_step_result unused;
+    if (!trainer) return cavmae__fail(CAVMAE_E_ARG, "trainer is NULL");
+    CAVMAE__TRY(cavmae__record_in(&unused, sizeof unused, result));
+    if (wait) CAVMAE__TRY(cavmae__trainer_finish(trainer));
+    return cavmae__record_out(result, &trainer->last, sizeof trainer->last);
 }
 
 static cavmae_status download_tensor(const cavmae_trainer *t, int32_t dtype, int32_t dims, const int64_t *shape,
@@ -325,6 +431,7 @@ cavmae_status cavmae_trainer_output(cavmae_trainer *t, int32_t which, cavmae_ten
     if (!t || !out) return cavmae__fail(CAVMAE_E_ARG, "trainer or out is NULL");
     if (which < CAVMAE_OUT_PRED_A || which > CAVMAE_OUT_FEATURES)
         return cavmae__fail(CAVMAE_E_ARG, "trainer: there is no output %d", which);
+    CAVMAE__TRY(cavmae__trainer_finish(t));
     const output found = find_output(t, which);
     if (!found.data) return cavmae__fail(CAVMAE_E_NOT_FOUND, "trainer: the last step did not compute output %d", which);
     return download_tensor(t, found.dtype, found.dims, found.shape, found.data, out);
@@ -332,6 +439,7 @@ cavmae_status cavmae_trainer_output(cavmae_trainer *t, int32_t which, cavmae_ten
 
 cavmae_status cavmae_trainer_gradient(cavmae_trainer *t, const char *name, cavmae_tensor **out) {
     if (!t || !name || !out) return cavmae__fail(CAVMAE_E_ARG, "trainer, name or out is NULL");
+    CAVMAE__TRY(cavmae__trainer_finish(t));
     int64_t i = cavmae__parameters_find(&t->model->list, name);
     if (i < 0) return cavmae__fail(CAVMAE_E_NOT_FOUND, "trainer: no parameter is called '%s'", name);
     if (!t->has_gradient[i]) return cavmae__fail(CAVMAE_E_NOT_FOUND, "trainer: parameter '%s' has no gradient", name);

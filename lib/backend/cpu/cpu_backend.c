@@ -72,6 +72,22 @@ cavmae_status cavmae__cpu_sync(cavmae__backend *backend) {
     return CAVMAE_OK;
 }
 
+/* Calling is all there is to playing back. */
+cavmae_status cavmae__cpu_repeat(cavmae__backend *backend, cavmae__repeat *repeat, uint64_t key,
+                                 cavmae__repeat_body *body, void *arg) {
+    (void)backend, (void)repeat, (void)key;
+    return body(arg);
+}
+
+void cavmae__cpu_repeat_free(cavmae__backend *backend, cavmae__repeat *repeat) { (void)backend, (void)repeat; }
+
+const char *cavmae__cpu_info(cavmae__backend *backend) {
+    static const char *const names[] = {"cpu (baseline)", "cpu (avx2)", "cpu (avx512)"};
+    int isa = 0;
+    while (isa < 2 && backend->ops != ops_of(isa)) isa++;
+    return names[isa];
+}
+
 /* ---- Workspace ---- */
 
 static int64_t linear_bytes(const cavmae__cpu_backend *cpu, const cavmae__limits *limits) {

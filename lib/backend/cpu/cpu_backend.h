@@ -44,6 +44,10 @@ void cavmae__cpu_free(cavmae__backend *backend, void *memory);
 cavmae_status cavmae__cpu_copy(cavmae__backend *backend, void *to, const void *from, size_t size);
 cavmae_status cavmae__cpu_zero(cavmae__backend *backend, void *memory, size_t size);
 cavmae_status cavmae__cpu_sync(cavmae__backend *backend);
+cavmae_status cavmae__cpu_repeat(cavmae__backend *backend, cavmae__repeat *repeat, uint64_t key,
+                                 cavmae__repeat_body *body, void *arg);
+void cavmae__cpu_repeat_free(cavmae__backend *backend, cavmae__repeat *repeat);
+const char *cavmae__cpu_info(cavmae__backend *backend);
 size_t cavmae__cpu_workspace_size(cavmae__backend *backend, const cavmae__limits *limits);
 void cavmae__cpu_close(cavmae__backend *backend);
 cavmae_status cavmae__cpu_mae_loss(cavmae__backend *backend, const cavmae__mae_loss *op);

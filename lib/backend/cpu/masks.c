@@ -68,7 +68,7 @@ static void remove_lines(const draw *d, const cavmae__philox *stream, int by_col
 static void draw_task(void *arg, int64_t clip, int32_t worker) {
     const draw *d = arg;
     const cavmae__draw_masks *op = d->op;
-    const cavmae__philox stream = cavmae__philox_key(op->seed, op->purpose, op->step, (uint64_t)(op->first + clip));
+    const cavmae__philox stream = cavmae__philox_key(op->seed, op->purpose, *op->step, (uint64_t)(op->first + clip));
     const double ratio = op->mode == 3 ? op->ratio * 0.7 : op->ratio;
     uint64_t *keys = d->keys + worker * 2 * d->tokens, *lines = keys + d->tokens;
     uint8_t *mask = op->mask + clip * d->tokens;

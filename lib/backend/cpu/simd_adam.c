@@ -40,18 +40,28 @@ static void adam_task(void *arg, int64_t task, int32_t worker) {
     }
 }
 
+/* grad_scale, made smaller where the gradient's norm is more than clip_norm. */
+static double clipped_scale(const cavmae__adam *op) {
+    const double scale = op->update->grad_scale;
+    if (!(op->clip_norm > 0)) return scale;
+    const double norm = scale * sqrt(*op->sum_squares);
+    return norm > op->clip_norm ? scale * (op->clip_norm / norm) : scale;
+}
+
 cavmae_status CAVMAE__SIMD(adam)(cavmae__backend *backend, const cavmae__adam *op) {
-    const double correction1 = 1 - pow(op->beta1, (double)op->update),
-                 correction2 = 1 - pow(op->beta2, (double)op->update);
+    for (int32_t i = 0; i < op->guards; i++)
+        if (!isfinite(op->guard[i])) return CAVMAE_OK;
+    const double number = (double)op->update->number, lr = op->update->lr * op->lr_factor;
+    const double correction1 = 1 - pow(op->beta1, number), correction2 = 1 - pow(op->beta2, number);
     adam a = {.op = op,
-              .grad_scale = (float)op->grad_scale,
+              .grad_scale = (float)clipped_scale(op),
               .decay = op->decoupled ? 0.0f : (float)op->weight_decay,
-              .shrink = op->decoupled ? (float)(1 - op->lr * op->weight_decay) : 1.0f,
+              .shrink = op->decoupled ? (float)(1 - lr * op->weight_decay) : 1.0f,
               .beta1 = (float)op->beta1,
               .one_minus_beta1 = (float)(1 - op->beta1),
               .beta2 = (float)op->beta2,
               .one_minus_beta2 = (float)(1 - op->beta2),
-              .step = (float)(op->lr / correction1),
+              .step = (float)(lr / correction1),
               .root = (float)sqrt(correction2),
               .eps = (float)op->eps};
     cavmae__cpu_run(backend, cavmae__blocks(op->count, ELEMENTS_EACH), (double)op->count, adam_task, &a);
@@ -79,14 +89,13 @@ static void squares_task(void *arg, int64_t task, int32_t worker) {
     s->part[task] = total;
 }
 
-cavmae_status CAVMAE__SIMD(sum_squares)(cavmae__backend *backend, const float *x, int64_t count, double *sum,
-                                        void *workspace) {
-    squares s = {.x = x, .count = count, .part = workspace};
-    s.each = cavmae__round_up(cavmae__blocks(count, CAVMAE__SUM_SQUARES_BLOCKS), SQUARES_SMALLEST);
-    const int64_t blocks = count > 0 ? cavmae__blocks(count, s.each) : 0;
+cavmae_status CAVMAE__SIMD(sum_squares)(cavmae__backend *backend, const cavmae__sum_squares *op) {
+    squares s = {.x = op->x, .count = op->count, .part = op->workspace};
+    s.each = cavmae__round_up(cavmae__blocks(op->count, CAVMAE__SUM_SQUARES_BLOCKS), SQUARES_SMALLEST);
+    const int64_t blocks = op->count > 0 ? cavmae__blocks(op->count, s.each) : 0;
     double total = 0;
-    cavmae__cpu_run(backend, blocks, (double)count / VEC_WIDTH, squares_task, &s);
+    cavmae__cpu_run(backend, blocks, (double)op->count / VEC_WIDTH, squares_task, &s);
     for (int64_t i = 0; i < blocks; i++) total += s.part[i];
-    *sum = total;
+    *op->sum = total;
     return CAVMAE_OK;
 }

@@ -1,19 +1,20 @@
 #include "simd_ops.h"
 
 const cavmae__backend_ops CAVMAE__SIMD(cpu_ops) = {
-    .abi = CAVMAE__BACKEND_ABI,
     .struct_size = sizeof(cavmae__backend_ops),
     .name = "cpu",
     .host_memory = 1,
     .alloc = cavmae__cpu_alloc,
     .free = cavmae__cpu_free,
     .upload = cavmae__cpu_copy,
+    .upload_ahead = cavmae__cpu_copy,
     .download = cavmae__cpu_copy,
     .zero = cavmae__cpu_zero,
     .sync = cavmae__cpu_sync,
     .workspace_size = cavmae__cpu_workspace_size,
     .linear = CAVMAE__SIMD(linear),
     .linear_grad = CAVMAE__SIMD(linear_grad),
+    .gelu = CAVMAE__SIMD(gelu),
     .layernorm = CAVMAE__SIMD(layernorm),
     .layernorm_grad = CAVMAE__SIMD(layernorm_grad),
     .attention = CAVMAE__SIMD(attention),
@@ -33,5 +34,8 @@ const cavmae__backend_ops CAVMAE__SIMD(cpu_ops) = {
     .index_tokens = cavmae__cpu_index_tokens,
     .sum_squares = CAVMAE__SIMD(sum_squares),
     .adam = CAVMAE__SIMD(adam),
+    .repeat = cavmae__cpu_repeat,
+    .repeat_free = cavmae__cpu_repeat_free,
+    .info = cavmae__cpu_info,
     .close = cavmae__cpu_close,
 };

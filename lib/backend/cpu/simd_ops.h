@@ -6,6 +6,7 @@
 
 cavmae_status CAVMAE__SIMD(linear)(cavmae__backend *backend, const cavmae__linear *op);
 cavmae_status CAVMAE__SIMD(linear_grad)(cavmae__backend *backend, const cavmae__linear_grad *op);
+cavmae_status CAVMAE__SIMD(gelu)(cavmae__backend *backend, const cavmae__gelu *op);
 cavmae_status CAVMAE__SIMD(layernorm)(cavmae__backend *backend, const cavmae__layernorm *op);
 cavmae_status CAVMAE__SIMD(layernorm_grad)(cavmae__backend *backend, const cavmae__layernorm *op);
 cavmae_status CAVMAE__SIMD(attention)(cavmae__backend *backend, const cavmae__attention *op);
@@ -19,8 +20,7 @@ cavmae_status CAVMAE__SIMD(segment_mean_grad)(cavmae__backend *backend, const ca
 cavmae_status CAVMAE__SIMD(mix)(cavmae__backend *backend, const cavmae__mix *op);
 cavmae_status CAVMAE__SIMD(mix_grad)(cavmae__backend *backend, const cavmae__mix *op);
 cavmae_status CAVMAE__SIMD(contrastive)(cavmae__backend *backend, const cavmae__contrastive *op);
-cavmae_status CAVMAE__SIMD(sum_squares)(cavmae__backend *backend, const float *x, int64_t count, double *sum,
-                                        void *workspace);
+cavmae_status CAVMAE__SIMD(sum_squares)(cavmae__backend *backend, const cavmae__sum_squares *op);
 cavmae_status CAVMAE__SIMD(adam)(cavmae__backend *backend, const cavmae__adam *op);
 
 /* dweight and dbias of linear_grad. */

@@ -206,3 +206,28 @@ cavmae_status CAVMAE__SIMD(mix)(cavmae__backend *backend, const cavmae__mix *op)
 cavmae_status CAVMAE__SIMD(mix_grad)(cavmae__backend *backend, const cavmae__mix *op) {
     return run_mix(backend, op, mix_grad_task);
 }
+
+/* ---- GELU ---- */
+
+enum { GELU_EACH = 1 << 14 };
+
+static void gelu_task(void *arg, int64_t task, int32_t worker) {
+    const cavmae__gelu *op = arg;
+    const int bf16 = op->dtype == CAVMAE_BFLOAT16;
+    const int64_t end = cavmae__smaller((task + 1) * GELU_EACH, op->count);
+    (void)worker;
+    for (int64_t i = task * GELU_EACH; i < end; i += VEC_WIDTH) {
+        const int part = (int)cavmae__smaller(end - i, VEC_WIDTH);
+        if (part == VEC_WIDTH)
+            vec_store_as(op->y, i, vec_gelu(vec_load_as(op->x, i, bf16)), bf16);
+        else
+            vec_store_part_as(op->y, i, vec_gelu(vec_load_part_as(op->x, i, part, bf16)), part, bf16);
+    }
+}
+
+cavmae_status CAVMAE__SIMD(gelu)(cavmae__backend *backend, const cavmae__gelu *op) {
+    cavmae__gelu call = *op;
+    cavmae__cpu_run(backend, cavmae__blocks(op->count, GELU_EACH), (double)op->count * 20 / VEC_WIDTH, gelu_task,
+                    &call);
+    return CAVMAE_OK;
+}
