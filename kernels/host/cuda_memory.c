@@ -1,0 +1,135 @@
+/* Device memory comes from a pool of the context, so that what is freed is had again at once and goes back to the device
+ * with the context. Copies pass through a ring of pinned pieces: the host's memory is free when an upload returns, and
+ * the next piece is filled while the device fetches the one before. */
+#include "cuda_memory.h"
+
+#include <string.h>
+
+enum { PIECES = 4 };
+static const size_t piece_size = (size_t)4 << 20;
+
+struct cavmae__staging {
+    pthread_mutex_t lock;
+    char *memory;             /* pinned [PIECES, piece_size] */
+    cudaEvent_t used[PIECES]; /* when the device has fetched a piece */
+    cudaEvent_t order;        /* between the streams */
+    int next;
+};
+
+static cavmae_status open_pool(cavmae__cuda *cuda) {
+    const struct cudaMemPoolProps properties = {.allocType = cudaMemAllocationTypePinned,
+                                                .location = {.type = cudaMemLocationTypeDevice, .id = cuda->device}};
+    uint64_t keep = UINT64_MAX; /* until the context ends */
+    CAVMAE__TRY(cavmae__cuda_check(&cuda->base, cudaMemPoolCreate(&cuda->pool, &properties), "memory pool"));
+    return cavmae__cuda_check(&cuda->base, cudaMemPoolSetAttribute(cuda->pool, cudaMemPoolAttrReleaseThreshold, &keep),
+                              "memory pool");
+}
+
+cavmae_status cavmae__cuda_memory_open(cavmae__cuda *cuda) {
+    cavmae__backend *backend = &cuda->base;
+    CAVMAE__TRY(open_pool(cuda));
+    cavmae__staging *s = cuda->library->alloc(backend->context, sizeof *s);
+    if (!s) return CAVMAE_E_NOMEM;
+    memset(s, 0, sizeof *s);
+    pthread_mutex_init(&s->lock, NULL);
+    cuda->staging = s;
+    CAVMAE__TRY(cavmae__cuda_check(backend,
+                                   cudaHostAlloc((void **)&s->memory, PIECES * piece_size, cudaHostAllocDefault),
+                                   "pinned memory for copies"));
+    for (int i = 0; i < PIECES; i++)
+        CAVMAE__TRY(
+            cavmae__cuda_check(backend, cudaEventCreateWithFlags(&s->used[i], cudaEventDisableTiming), "event"));
+    return cavmae__cuda_check(backend, cudaEventCreateWithFlags(&s->order, cudaEventDisableTiming), "event");
+}
+
+void cavmae__cuda_memory_close(cavmae__cuda *cuda) {
+    cavmae__staging *s = cuda->staging;
+    if (s) {
+        for (int i = 0; i < PIECES; i++)
+            if (s->used[i]) cudaEventDestroy(s->used[i]);
+        if (s->order) cudaEventDestroy(s->order);
+        if (s->memory) cudaFreeHost(s->memory);
+        pthread_mutex_destroy(&s->lock);
+        cuda->library->free(cuda->base.context, s);
+    }
+    if (cuda->pool) cudaMemPoolDestroy(cuda->pool);
+}
+
+/* Memory is usable by every stream when this returns, so that an upload that runs ahead need not know of the stream that
+ * it came from. */
+cavmae_status cavmae__cuda_alloc(cavmae__cuda *cuda, size_t size, void **out) {
+    void *memory = NULL;
+    cudaError_t error = cudaMallocFromPoolAsync(&memory, size ? size : 1, cuda->pool, cuda->stream);
+    if (error == cudaSuccess) error = cudaStreamSynchronize(cuda->stream);
+    if (error == cudaSuccess) {
+        *out = memory;
+        return CAVMAE_OK;
+    }
+    if (error != cudaErrorMemoryAllocation) return cavmae__cuda_check(&cuda->base, error, "allocating memory");
+    cudaGetLastError();
+    size_t left = 0, all = 0;
+    cudaMemGetInfo(&left, &all);
+    return cuda->library->fail(CAVMAE_E_NOMEM, "%s: %.3f GB asked for; %.3f of %.3f GB are free", cuda->name,
+                               (double)size / 1e9, (double)left / 1e9, (double)all / 1e9);
+}
+
+void cavmae__cuda_free(cavmae__cuda *cuda, void *memory) {
+    if (memory) cudaFreeAsync(memory, cuda->stream);
+}
+
+/* A pinned piece that nothing uses any more. */
+static cudaError_t take_piece(cavmae__staging *s, int *piece) {
+    *piece = s->next;
+    s->next = (s->next + 1) % PIECES;
+    return cudaEventSynchronize(s->used[*piece]);
+}
+
+static cudaError_t upload_piece(cavmae__staging *s, cudaStream_t stream, void *device, const void *host, size_t size) {
+    int piece = 0;
+    cudaError_t error = take_piece(s, &piece);
+    char *const pinned = s->memory + (size_t)piece * piece_size;
+    if (error != cudaSuccess) return error;
+    memcpy(pinned, host, size);
+    error = cudaMemcpyAsync(device, pinned, size, cudaMemcpyHostToDevice, stream);
+    return error == cudaSuccess ? cudaEventRecord(s->used[piece], stream) : error;
+}
+
+cavmae_status cavmae__cuda_upload(cavmae__cuda *cuda, void *device, const void *host, size_t size, int ahead) {
+    cavmae__staging *s = cuda->staging;
+    const cudaStream_t stream = ahead ? cuda->copies : cuda->stream;
+    cudaError_t error = cudaSuccess;
+    pthread_mutex_lock(&s->lock);
+    for (size_t done = 0, part; done < size && error == cudaSuccess; done += part) {
+        part = size - done < piece_size ? size - done : piece_size;
+        error = upload_piece(s, stream, (char *)device + done, (const char *)host + done, part);
+    }
+    /* Operations called from now on see it. */
+    if (ahead && error == cudaSuccess) error = cudaEventRecord(s->order, cuda->copies);
+    if (ahead && error == cudaSuccess) error = cudaStreamWaitEvent(cuda->stream, s->order, 0);
+    pthread_mutex_unlock(&s->lock);
+    return cavmae__cuda_check(&cuda->base, error, "upload");
+}
+
+static cudaError_t download_piece(cavmae__cuda *cuda, void *host, const void *device, size_t size) {
+    cavmae__staging *s = cuda->staging;
+    int piece = 0;
+    cudaError_t error = take_piece(s, &piece);
+    char *const pinned = s->memory + (size_t)piece * piece_size;
+    if (error != cudaSuccess) return error;
+    error = cudaMemcpyAsync(pinned, device, size, cudaMemcpyDeviceToHost, cuda->stream);
+    if (error == cudaSuccess) error = cudaEventRecord(s->used[piece], cuda->stream);
+    if (error == cudaSuccess) error = cudaEventSynchronize(s->used[piece]);
+    if (error == cudaSuccess) memcpy(host, pinned, size);
+    return error;
+}
+
+cavmae_status cavmae__cuda_download(cavmae__cuda *cuda, void *host, const void *device, size_t size) {
+    cudaError_t error = cudaSuccess;
+    pthread_mutex_lock(&cuda->staging->lock);
+    for (size_t done = 0, part; done < size && error == cudaSuccess; done += part) {
+        part = size - done < piece_size ? size - done : piece_size;
+        error = download_piece(cuda, (char *)host + done, (const char *)device + done, part);
+    }
+    pthread_mutex_unlock(&cuda->staging->lock);
+    return cavmae__cuda_check(&cuda->base, error, "download");
+}
