@@ -3,6 +3,7 @@
 #   CC CFLAGS LDFLAGS     compiler and the user's flags (default -O3 -g)
 #   NATIVE=1              for this machine only (-march=native)
 #   WITHOUT_ONEDNN=1      without oneDNN, which multiplies bfloat16 where the processor is fast at it
+#   CUDA_HOME CUDA_ARCHS  the CUDA toolkit, and what to compile for (default 80 90a 100 120; empty CUDA_HOME: not at all)
 #   WERROR=1              warnings are errors
 #   V=1                   show the commands
 #   PREFIX LIBDIR INCLUDEDIR BINDIR DESTDIR   where `make install` puts things
@@ -47,7 +48,16 @@ PROGRAMS := $(foreach name,scenes pretrain finetune evaluate embed retrieve inpa
     bench reproduce demo-page,$(if $(wildcard examples/$(name).c),$(name)))
 PROGRAM_HELPERS := $(sort $(wildcard examples/lib/*.c))
 UNIT_TESTS := $(patsubst test/%.c,%,$(sort $(wildcard test/*_test.c)))
+CUDA_TESTS := $(patsubst test/%.c,%,$(sort $(wildcard test/cuda/*_test.c)))
 FUZZ_TARGETS := $(patsubst test/fuzz/%.c,%,$(sort $(wildcard test/fuzz/fuzz_*.c)))
+
+# The CUDA plug-in is built where nvcc is.
+CUDA_HOME ?= $(firstword $(patsubst %/bin/nvcc,%,$(wildcard /usr/local/cuda/bin/nvcc)) \
+    $(patsubst %/bin/nvcc,%,$(realpath $(shell command -v nvcc))))
+NVCC := $(if $(CUDA_HOME),$(wildcard $(CUDA_HOME)/bin/nvcc))
+CUDA_ARCHS ?= 80 90a 100 120
+CUDA_KERNELS := $(sort $(wildcard kernels/*.cu))
+CUDA_SOURCES := $(sort $(wildcard kernels/host/*.c))
 
 # ---- Flags ----
 
@@ -77,6 +87,13 @@ ISA_FLAGS_baseline :=
 ISA_FLAGS_avx2 := -mavx2 -mfma -mf16c
 ISA_FLAGS_avx512 := $(ISA_FLAGS_avx2) -mavx512f -mavx512bw -mavx512dq -mavx512vl -mprefer-vector-width=512
 
+CUDA_FLAGS := -Ikernels -Ikernels/host
+# Code for each architecture, and PTX of the newest for those to come.
+NVCC_FLAGS = -std=c++17 -O3 -lineinfo $(foreach arch,$(CUDA_ARCHS),-gencode arch=compute_$(arch),code=sm_$(arch)) \
+    -gencode arch=compute_$(lastword $(CUDA_ARCHS)),code=compute_$(lastword $(CUDA_ARCHS)) \
+    -Xcompiler -fPIC,-fvisibility=hidden,-fno-exceptions,-fno-rtti,-Wall,-Wextra,-Wshadow $(if $(WERROR),-Werror all-warnings)
+CUDA_LIBS = -L$(CUDA_HOME)/lib64 -Wl,-rpath,$(CUDA_HOME)/lib64 -lcublasLt -lcudart_static -lstdc++ -lm -lrt -lpthread -ldl
+
 FFMPEG := libavformat libavcodec libavutil libswscale
 
 # Asked for in recipes only: when make starts, the packages may still be missing.
@@ -91,11 +108,13 @@ endef
 OBJ := $(BUILD)/obj
 LIB_OBJECTS := $(PLAIN_SOURCES:%.c=$(OBJ)/%.o) $(foreach isa,$(ISAS),$(SIMD_SOURCES:%.c=$(OBJ)/%.$(isa).o))
 MEDIA_OBJECTS := $(MEDIA_SOURCES:%.c=$(OBJ)/%.o)
+CUDA_OBJECTS := $(CUDA_KERNELS:%.cu=$(OBJ)/%.o) $(CUDA_SOURCES:%.c=$(OBJ)/%.o)
 HELPER_OBJECTS := $(PROGRAM_HELPERS:%.c=$(OBJ)/%.o)
 
 SHARED := $(BUILD)/lib/libcavmae.so.$(SOVERSION)
 STATIC := $(BUILD)/lib/libcavmae.a
 MEDIA := $(if $(MEDIA_SOURCES),$(BUILD)/lib/libcavmae-media.so)
+CUDA := $(if $(NVCC),$(BUILD)/lib/libcavmae-cuda.so)
 INTERNAL := $(BUILD)/test/libcavmae-internal.a
 HELPERS := $(if $(PROGRAM_HELPERS),$(OBJ)/examples.a)
 PROGRAM_FILES := $(PROGRAMS:%=$(BUILD)/bin/cavmae-%)
@@ -104,12 +123,12 @@ TEST_FILES := $(addprefix $(BUILD)/test/,$(UNIT_TESTS) $(FUZZ_TARGETS)) $(if $(w
 Q := $(if $(V),,@)
 say = $(if $(V),,@printf '  %-5s %s\n' $(1) $@)
 
-.PHONY: all check test-files unit asan tsan fuzz fuzz-files lint lint-quick demo bench reproduce install uninstall clean help FORCE
+.PHONY: all cuda check test-files cuda-test-files unit asan tsan fuzz fuzz-files lint lint-quick demo bench reproduce install uninstall clean help FORCE
 .DELETE_ON_ERROR:
 .SECONDARY:
 .SUFFIXES:
 
-all: $(SHARED) $(BUILD)/lib/libcavmae.so $(STATIC) $(MEDIA) $(PROGRAM_FILES) $(BUILD)/test/golden $(BUILD)/test/op_bench
+all: $(SHARED) $(BUILD)/lib/libcavmae.so $(STATIC) $(MEDIA) cuda $(PROGRAM_FILES) $(BUILD)/test/golden $(BUILD)/test/op_bench
 
 # ---- Compiling ----
 
@@ -124,6 +143,8 @@ LINK_STAMP := $(OBJ)/link.stamp
 LIBDIR_STAMP := $(OBJ)/libdir.stamp
 $(eval $(call stamp,$(COMPILE_STAMP),$(CC) $(CPPFLAGS) $(CFLAGS) $(OWN_FLAGS) $(LIB_FLAGS)))
 $(eval $(call stamp,$(LINK_STAMP),$(LDFLAGS) $(LIBS) $(LIB_OBJECTS) $(MEDIA_OBJECTS) $(HELPER_OBJECTS)))
+CUDA_STAMP := $(OBJ)/cuda.stamp
+$(eval $(call stamp,$(CUDA_STAMP),$(NVCC) $(NVCC_FLAGS)))
 $(eval $(call stamp,$(LIBDIR_STAMP),$(LIBDIR)))
 
 compile = $(Q)mkdir -p $(@D) && $(CC) $(CPPFLAGS) $(CFLAGS) $(OWN_FLAGS) -MMD -MP $(1) -c -o $@ $<
@@ -147,6 +168,15 @@ $(OBJ)/lib/media/%.o: lib/media/%.c $(COMPILE_STAMP)
 	$(call say,CC)
 	$(call compile,-Iinclude $$($(PKG_CONFIG) --cflags $(FFMPEG)))
 
+$(OBJ)/kernels/%.o: kernels/%.cu $(COMPILE_STAMP) $(CUDA_STAMP)
+	$(call say,NVCC)
+	$(Q)mkdir -p $(@D) && $(NVCC) $(NVCC_FLAGS) $(LIB_FLAGS) $(CUDA_FLAGS) -MMD -MP -MF $(@:.o=.d) -c -o $@ $<
+
+$(OBJ)/kernels/host/%.o: kernels/host/%.c $(COMPILE_STAMP) $(CUDA_STAMP)
+	$(call say,CC)
+	$(call compile,$(PLAIN_FLAGS) $(LIB_FLAGS) $(CUDA_FLAGS) -isystem $(CUDA_HOME)/include \
+	    $(if $(wildcard $(CUDA_HOME)/include/cudnn_graph.h),-DCAVMAE_HAVE_CUDNN))
+
 $(OBJ)/examples/%.o: examples/%.c $(COMPILE_STAMP)
 	$(call say,CC)
 	$(call compile,-Iinclude -Iexamples/lib)
@@ -154,6 +184,11 @@ $(OBJ)/examples/%.o: examples/%.c $(COMPILE_STAMP)
 $(OBJ)/test/%.o: test/%.c $(COMPILE_STAMP)
 	$(call say,CC)
 	$(call compile,$(PLAIN_FLAGS) $(LIB_FLAGS) -Itest -DTEST_LIB_DIR='"$(BUILD)/lib"')
+
+# The CUDA backend's, which find the simulator's plug-in by default.
+$(OBJ)/test/cuda/%.o: test/cuda/%.c $(COMPILE_STAMP)
+	$(call say,CC)
+	$(call compile,$(PLAIN_FLAGS) $(LIB_FLAGS) -Itest -DTEST_CUDASIM_DIR='"$(BUILD)/cudasim"')
 
 # ---- Linking ----
 
@@ -178,6 +213,15 @@ $(MEDIA): $(MEDIA_OBJECTS) $(LINK_STAMP)
 	$(Q)mkdir -p $(@D) && $(CC) $(CFLAGS) $(OWN_FLAGS) $(LDFLAGS) -shared -Wl,-z,defs -Wl,-z,nodelete -o $@ $(MEDIA_OBJECTS) \
 	    $$($(PKG_CONFIG) --libs $(FFMPEG)) -lm
 
+$(CUDA): $(CUDA_OBJECTS) $(LINK_STAMP)
+	$(call say,LINK)
+	$(Q)mkdir -p $(@D) && $(CC) $(CFLAGS) $(OWN_FLAGS) $(LDFLAGS) -shared -Wl,-z,defs -Wl,--exclude-libs,ALL -o $@ $(CUDA_OBJECTS) \
+	    $(CUDA_LIBS)
+
+# On devices; the simulator builds the same files with a C++ compiler alone.
+cuda: $(CUDA)
+	@$(if $(NVCC),:,echo 'cuda: no nvcc in CUDA_HOME, /usr/local/cuda or PATH: the CUDA plug-in is not built')
+
 $(HELPERS): $(HELPER_OBJECTS) $(LINK_STAMP)
 	$(call say,AR)
 	$(Q)rm -f $@ && $(AR) rcs $@ $(HELPER_OBJECTS)
@@ -196,7 +240,7 @@ $(INTERNAL): $(LIB_OBJECTS) $(LINK_STAMP)
 
 $(BUILD)/test/%_test: $(OBJ)/test/%_test.o $(INTERNAL)
 	$(call say,LINK)
-	$(Q)$(CC) $(CFLAGS) $(OWN_FLAGS) $(LDFLAGS) -o $@ $< $(INTERNAL) $(LIBS)
+	$(Q)mkdir -p $(@D) && $(CC) $(CFLAGS) $(OWN_FLAGS) $(LDFLAGS) -o $@ $< $(INTERNAL) $(LIBS)
 
 # Readers of untrusted bytes, with a main that runs their corpus, or with libFuzzer's. --wrap: test/fuzz/fuzz.h says why.
 # The plug-in is linked in where it is fuzzed.
@@ -212,6 +256,12 @@ $(BUILD)/libfuzzer/fuzz_%: $(OBJ)/test/fuzz/fuzz_%.o $(INTERNAL)
 	$(call say,LINK)
 	$(call fuzz_link,-fsanitize=fuzzer)
 
+# A plug-in that must be refused.
+OTHER_VERSION := $(BUILD)/cudasim/other-version/libcavmae-cuda.so
+$(OTHER_VERSION): $(OBJ)/test/cuda/other_version.o
+	$(call say,LINK)
+	$(Q)mkdir -p $(@D) && $(CC) $(CFLAGS) $(OWN_FLAGS) $(LDFLAGS) -shared -o $@ $<
+
 $(BUILD)/test/op_bench: $(OBJ)/test/op_bench.o $(INTERNAL)
 	$(call say,LINK)
 	$(Q)$(CC) $(CFLAGS) $(OWN_FLAGS) $(LDFLAGS) -o $@ $< $(INTERNAL) $(LIBS)
@@ -219,6 +269,92 @@ $(BUILD)/test/op_bench: $(OBJ)/test/op_bench.o $(INTERNAL)
 $(BUILD)/test/golden: $(OBJ)/test/golden.o $(BUILD)/lib/libcavmae.so
 	$(call say,LINK)
 	$(Q)mkdir -p $(@D) && $(CC) $(CFLAGS) $(OWN_FLAGS) $(LDFLAGS) -Wl,-rpath,'$$ORIGIN/../lib' -o $@ $< -L$(BUILD)/lib -lcavmae -lm
+
+# ---- Simulating CUDA ----
+
+# The CUDA plug-in with its kernels as C++, on test/cudasim in the place of the toolkit. cudasim-races is a second one,
+# which looks for races in shared memory: the compiler calls us where the kernels read and write (gcc's and clang's calls
+# for ThreadSanitizer, whose runtime is not linked).
+ifeq ($(origin CXX),default)
+CXX := $(if $(findstring clang,$(CC)),$(subst clang,clang++,$(CC)),g++)
+endif
+CXXFLAGS ?= $(patsubst -O3,-O2,$(CFLAGS))
+SIM_SOURCES := $(filter-out %_test.cpp,$(sort $(wildcard test/cudasim/*.cpp)))
+SIM_INCLUDES := -Itest/cudasim/include -Itest/cudasim
+# native: it runs where it is built, and kernels are full of fmaf, which is a call otherwise. no-pass-failed: clang's
+# word that a loop was not unrolled.
+SIM_CXX_FLAGS := -std=c++17 -fPIC -fvisibility=hidden -fvisibility-inlines-hidden -pthread -Wall -Wextra -Wshadow \
+                 -Wno-unknown-pragmas -Wno-pass-failed $(if $(WERROR),-Werror) $(if $(filter avx2,$(ISAS)),-march=native) \
+                 $(PLAIN_FLAGS)
+SIM_FLAGS := $(if $(SANITIZE),-fsanitize=$(SANITIZE) -fno-sanitize-recover=all -fno-omit-frame-pointer)
+# clang's programs bring the sanitizers' runtime, its shared libraries do not.
+SIM_LINK_FLAGS := -shared $(if $(SANITIZE),,-Wl,-z,defs) -Wl,--version-script=test/cudasim/cudasim.map
+SIM_HOST_OBJECTS := $(CUDA_SOURCES:%.c=$(OBJ)/cudasim/%.o)
+SIM_OBJECTS := $(SIM_SOURCES:%.cpp=$(OBJ)/cudasim/%.o)
+SIM_RACES_OBJECTS := $(SIM_SOURCES:%.cpp=$(OBJ)/cudasim-races/%.o)
+SIM_STAMP := $(OBJ)/cudasim.stamp
+$(eval $(call stamp,$(SIM_STAMP),$(CXX) $(CPPFLAGS) $(CXXFLAGS) $(SIM_CXX_FLAGS) $(SIM_FLAGS) $(SIM_LINK_FLAGS) $(LDFLAGS) \
+    $(CUDA_KERNELS) $(CUDA_SOURCES) $(SIM_SOURCES)))
+
+sim_compile = $(Q)mkdir -p $(@D) && $(CXX) $(CPPFLAGS) $(CXXFLAGS) $(SIM_CXX_FLAGS) $(SIM_INCLUDES) -MMD -MP $(1) -c -o $@
+# SCORES_MOST: small matrices of scores have parts, too.
+SIM_KERNEL_FLAGS := $(LIB_FLAGS) $(CUDA_FLAGS) -DCAVMAE__SCORES_MOST=262144 -x c++
+SIM_RACES_FLAGS := -DCUDASIM_RACES
+# Copies stay calls, which are watched too.
+SIM_WATCH_FLAGS := -fsanitize=thread -fno-builtin-memcpy -fno-builtin-memmove -fno-builtin-memset
+sim_see_copies = $(OBJCOPY) $(foreach name,memcpy memmove memset,--redefine-sym $(name)=cudasim_$(name)) $@
+
+$(OBJ)/cudasim/kernels/host/%.o: kernels/host/%.c $(COMPILE_STAMP) $(SIM_STAMP)
+	$(call say,CC)
+	$(call compile,$(PLAIN_FLAGS) $(LIB_FLAGS) $(CUDA_FLAGS) $(SIM_INCLUDES))
+
+$(OBJ)/cudasim/kernels/%.o: kernels/%.cu $(SIM_STAMP)
+	$(call say,CXX)
+	$(call sim_compile,$(SIM_FLAGS) $(SIM_KERNEL_FLAGS)) $<
+
+$(OBJ)/cudasim/test/cudasim/%.o: test/cudasim/%.cpp $(SIM_STAMP)
+	$(call say,CXX)
+	$(call sim_compile,$(SIM_FLAGS)) $<
+
+$(OBJ)/cudasim-races/kernels/%.o: kernels/%.cu $(SIM_STAMP)
+	$(call say,CXX)
+	$(call sim_compile,$(SIM_WATCH_FLAGS) $(SIM_RACES_FLAGS) $(SIM_KERNEL_FLAGS)) $< && $(sim_see_copies)
+
+$(OBJ)/cudasim-races/test/cudasim/%_test.o: test/cudasim/%_test.cpp $(SIM_STAMP)
+	$(call say,CXX)
+	$(call sim_compile,$(SIM_WATCH_FLAGS) $(SIM_RACES_FLAGS)) $< && $(sim_see_copies)
+
+$(OBJ)/cudasim-races/test/cudasim/%.o: test/cudasim/%.cpp $(SIM_STAMP)
+	$(call say,CXX)
+	$(call sim_compile,$(SIM_RACES_FLAGS)) $<
+
+$(BUILD)/cudasim/libcavmae-cuda.so: $(CUDA_KERNELS:%.cu=$(OBJ)/cudasim/%.o) $(SIM_HOST_OBJECTS) $(SIM_OBJECTS) \
+    test/cudasim/cudasim.map
+	$(call say,LINK)
+	$(Q)mkdir -p $(@D) && $(CXX) $(CXXFLAGS) $(SIM_CXX_FLAGS) $(SIM_FLAGS) $(LDFLAGS) $(SIM_LINK_FLAGS) -o $@ \
+	    $(filter %.o,$^) -lm -ldl
+
+$(BUILD)/cudasim-races/libcavmae-cuda.so: $(CUDA_KERNELS:%.cu=$(OBJ)/cudasim-races/%.o) $(SIM_HOST_OBJECTS) $(SIM_RACES_OBJECTS) \
+    test/cudasim/cudasim.map
+	$(call say,LINK)
+	$(Q)mkdir -p $(@D) && $(CXX) $(CXXFLAGS) $(SIM_CXX_FLAGS) $(LDFLAGS) $(SIM_LINK_FLAGS) -o $@ \
+	    $(filter %.o,$^) -lm -ldl
+
+# The simulator's own tests.
+SIM_TESTS := $(patsubst %.cpp,%,$(sort $(wildcard test/cudasim/*_test.cpp)))
+$(BUILD)/test/cudasim/%_test: $(OBJ)/cudasim/test/cudasim/%_test.o $(SIM_OBJECTS)
+	$(call say,LINK)
+	$(Q)mkdir -p $(@D) && $(CXX) $(CXXFLAGS) $(SIM_CXX_FLAGS) $(SIM_FLAGS) $(LDFLAGS) -o $@ $^ -lm
+
+$(BUILD)/test/cudasim/%_races_test: $(OBJ)/cudasim-races/test/cudasim/%_test.o $(SIM_RACES_OBJECTS)
+	$(call say,LINK)
+	$(Q)mkdir -p $(@D) && $(CXX) $(CXXFLAGS) $(SIM_CXX_FLAGS) $(LDFLAGS) -o $@ $^ -lm
+
+.PHONY: cudasim cudasim-races check-cuda-sim
+cudasim: $(BUILD)/cudasim/libcavmae-cuda.so $(SIM_TESTS:%=$(BUILD)/%) $(CUDA_TESTS:%=$(BUILD)/test/%) $(OTHER_VERSION)
+cudasim-races: $(BUILD)/cudasim-races/libcavmae-cuda.so $(BUILD)/test/cudasim/sim_kernel_races_test
+check-cuda-sim: all cudasim cudasim-races cuda-test-files
+	@bash test/cuda/run.sh
 
 -include $(shell find $(OBJ) -name '*.d' 2>/dev/null)
 
@@ -228,16 +364,23 @@ export CC CFLAGS BUILD NM PKG_CONFIG VERSION
 
 test-files: $(TEST_FILES) $(MEDIA)
 
+# The simulator's part is made in a second go: only now is there a C++ compiler for certain, or none.
 check: all test-files | $(BUILD)/.setup-check
+	@if command -v $(CXX) >/dev/null; then $(MAKE) --no-print-directory cudasim cudasim-races cuda-test-files; \
+	    else echo 'check: no C++ compiler ($(CXX)): the CUDA backend is not tested'; fi
 	@bash test/run.sh check
+
+# The CUDA backend's tests, which run in the simulator and on devices.
+cuda-test-files: $(CUDA_TESTS:%=$(BUILD)/test/%) $(OTHER_VERSION) $(TEST_FILES)
 
 # Only the unit tests and golden cases.
 unit: all test-files
 	@bash test/run.sh unit
 
 asan: | $(BUILD)/.setup-check
-	@$(MAKE) --no-print-directory BUILD=$(BUILD)/asan SANITIZE=address,undefined CFLAGS='-O1 -g' test-files
+	@$(MAKE) --no-print-directory BUILD=$(BUILD)/asan SANITIZE=address,undefined CFLAGS='-O1 -g' test-files cudasim
 	@BUILD=$(BUILD)/asan ASAN_OPTIONS=detect_leaks=1 bash test/run.sh unit
+	@BUILD=$(BUILD)/asan ASAN_OPTIONS=detect_leaks=1 bash test/cuda/run.sh ops
 
 # Without the OpenMP runtime and oneDNN on top of it, which ThreadSanitizer cannot see into.
 tsan: | $(BUILD)/.setup-check
@@ -287,7 +430,7 @@ $(BUILD)/cavmae.pc: pkgconfig/cavmae.pc.in include/cavmae.h FORCE
 install: all $(BUILD)/cavmae.pc
 	install -d '$(DESTDIR)$(INCLUDEDIR)' '$(DESTDIR)$(LIBDIR)/pkgconfig' '$(DESTDIR)$(BINDIR)'
 	install -m 644 include/cavmae.h '$(DESTDIR)$(INCLUDEDIR)'
-	install -m 755 $(SHARED) $(MEDIA) '$(DESTDIR)$(LIBDIR)'
+	install -m 755 $(SHARED) $(MEDIA) $(CUDA) '$(DESTDIR)$(LIBDIR)'
 	install -m 644 $(STATIC) '$(DESTDIR)$(LIBDIR)'
 	ln -sf $(notdir $(SHARED)) '$(DESTDIR)$(LIBDIR)/libcavmae.so'
 	install -m 644 $(BUILD)/cavmae.pc '$(DESTDIR)$(LIBDIR)/pkgconfig'
@@ -295,7 +438,7 @@ install: all $(BUILD)/cavmae.pc
 
 uninstall:
 	rm -f '$(DESTDIR)$(INCLUDEDIR)/cavmae.h' '$(DESTDIR)$(LIBDIR)/pkgconfig/cavmae.pc' $(foreach file,$(notdir \
-	    $(SHARED) $(STATIC) $(MEDIA)) libcavmae.so,'$(DESTDIR)$(LIBDIR)/$(file)') \
+	    $(SHARED) $(STATIC) $(MEDIA) $(CUDA)) libcavmae.so,'$(DESTDIR)$(LIBDIR)/$(file)') \
 	    $(foreach file,$(notdir $(PROGRAM_FILES)),'$(DESTDIR)$(BINDIR)/$(file)')
 
 clean:
@@ -306,6 +449,7 @@ help:
 	@echo 'make check      all tests; ends with "N passed, N failed"'
 	@echo 'make unit       only the unit tests and golden cases'
 	@echo 'make asan tsan  the same under AddressSanitizer and UBSan, and under ThreadSanitizer'
+	@echo 'make check-cuda-sim  only the CUDA backend, on a simulated device'
 	@echo 'make fuzz       each reader of files under libFuzzer (clang) for FUZZ_SECONDS=10'
 	@echo 'make lint       layers, banned calls, names, format, static analysis'
 	@echo 'make demo bench train, search and show on synthetic scenes; measure'

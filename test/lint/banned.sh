@@ -20,9 +20,9 @@ everywhere=$(pattern $process $print $unbounded $state $locale)
 here=$(pattern $memory)
 
 # Only objects of files that still exist: the directory may hold older ones.
-for source in $(find lib -name '*.c' | sort); do
-    stem=$objects/${source%.c}
-    for object in "$stem".o "$stem".baseline.o; do
+for source in $(find lib kernels/host -name '*.c' | sort); do
+    stem=${source%.c}
+    for object in "$objects/$stem".o "$objects/$stem".baseline.o "$objects/cudasim/$stem".o; do
         [ -f "$object" ] || continue
         names="$everywhere|$here"
         case $source in lib/base/context.c | lib/media/*) names=$everywhere ;; esac

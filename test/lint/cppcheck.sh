@@ -7,7 +7,7 @@ for flag in "$@"; do
     case $flag in -I* | -D*) flags="$flags $flag" ;; esac
 done
 if cppcheck --quiet --std=c11 --platform=unix64 --enable=warning,performance,portability --inline-suppr --error-exitcode=1 \
-    --suppressions-list=test/lint/cppcheck.supp -DCAVMAE_PLUGIN_DIR='""' -DCAVMAE_ISA=baseline $flags lib; then
+    --suppressions-list=test/lint/cppcheck.supp -DCAVMAE_PLUGIN_DIR='""' -DCAVMAE_ISA=baseline $flags -Ikernels -Ikernels/host lib kernels/host; then
     good
 else
     bad "cppcheck has complaints"

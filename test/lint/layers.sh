@@ -1,9 +1,9 @@
 #!/bin/sh
 # The order of the layers, by #include: base <- backend, frontend, io <- model <- train, infer, data. A file includes
 # headers of its own or a lower layer, or of a neighbour that does not include its own. The plug-in and the programs see
-# cavmae.h alone.
+# cavmae.h alone; the CUDA plug-in, of the library, headers of base and backend.
 cd "$(dirname "$0")/../.." || exit 1
-find lib include examples -name '*.[ch]' | sort | xargs awk '
+find lib include examples kernels -name '*.[ch]' -o -name '*.cu' | sort | xargs awk '
     BEGIN {
         level["base"] = 0
         level["backend"] = level["frontend"] = level["io"] = 1
@@ -12,7 +12,7 @@ find lib include examples -name '*.[ch]' | sort | xargs awk '
         for (i = 1; i < ARGC; i++) {
             parts = split(ARGV[i], path, "/")
             if (path[1] == "lib") home[path[parts]] = path[2]
-            if (path[1] == "examples") home[path[parts]] = "examples"
+            if (path[1] == "examples" || path[1] == "kernels") home[path[parts]] = path[1]
         }
     }
     function fault(text) {
@@ -31,6 +31,8 @@ find lib include examples -name '*.[ch]' | sort | xargs awk '
         to = home[name]
         if (to == "") { fault("includes " name ", which is nowhere in lib/"); next }
         if (to == own) { next }
+        if (own == "kernels" && (to == "base" || to == "backend")) { next }
+        if (own == "kernels" || to == "kernels") { fault(own " must not include " name " of " to); next }
         if (own == "examples" || own == "media") { fault(own " may include only cavmae.h, not " name); next }
         if (level[to] > level[own]) { fault(own " must not include " name " of " to ", which lies above it"); next }
         if (level[to] == level[own] && uses[to, own]) { fault(own " includes " name " of " to ", which includes " own); next }
