@@ -182,12 +182,8 @@ static void end_epoch(run *r, int64_t epoch) {
     check(cavmae_model_save(r->model, path));
 }
 
-/* Shows and logs what is known of the steps by now; `wait`: of all of them. */
 static void report_steps(run *r, int64_t epoch, int32_t wait, cavmae_step_result *s) {
-    for (int32_t all = 0; all <= wait; all++) {
-        const int64_t before = s->step;
-        check(cavmae_trainer_result(r->trainer, all, s));
-        if (s->step == before) continue;
+    while (next_result(r->trainer, wait, s)) {
         log_step(r, s, epoch);
         show_step(r, s, epoch, was_interrupted());
     }

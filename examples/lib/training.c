@@ -71,6 +71,13 @@ void show_progress(pace *p, int32_t last, int64_t epoch, int64_t epochs, int64_t
 
 /* ---- Settings ---- */
 
+int32_t next_result(cavmae_trainer *trainer, int32_t wait, cavmae_step_result *s) {
+    const int64_t before = s->step;
+    check(cavmae_trainer_result(trainer, 0, s));
+    if (s->step == before && wait) check(cavmae_trainer_result(trainer, 1, s));
+    return s->step != before;
+}
+
 int64_t take_checkpoint_steps(words *settings) {
     static const char key[] = "checkpoint_steps=";
     int64_t steps = 1000;

@@ -31,6 +31,9 @@ typedef struct pace {
 void show_progress(pace *p, int32_t last, int64_t epoch, int64_t epochs, int64_t step, int64_t total,
                    const char *format, ...) __attribute__((format(printf, 7, 8)));
 
+/* 1: a step's outcome is known that *s was not about yet, and *s is now; `wait`: for all steps. To be called until 0. */
+int32_t next_result(cavmae_trainer *trainer, int32_t wait, cavmae_step_result *s);
+
 /* Takes checkpoint_steps=N out: a key of the programs, all others are the library's. 1000 without it. */
 int64_t take_checkpoint_steps(words *settings);
 

@@ -45,7 +45,6 @@ int race_detector::conflict(const history &one, const thread &self, bool write) 
         return one.writer;
     if (!write || one.reader_warp < 0) return -1;
     if (one.reader_warp != own_warp) return one.reader_warp * (int)warp_size + __builtin_ctz(one.readers);
-    if (one.other_reader >= 0) return one.other_reader;
     for (unsigned lanes = one.readers & ~(1u << self.lane); lanes; lanes &= lanes - 1) {
         const unsigned lane = (unsigned)__builtin_ctz(lanes);
         if (!clock.in_order(self.lane, lane, one.read)) return one.reader_warp * (int)warp_size + (int)lane;
@@ -56,7 +55,7 @@ int race_detector::conflict(const history &one, const thread &self, bool write) 
 void race_detector::touch(history &one, thread &self, size_t place, bool write) {
     const warp_clock &clock = self.own_warp->clock;
     const int own_warp = (int)(self.number / warp_size);
-    if (one.epoch != epoch) one = {epoch, -1, -1, -1, 0, 0, 0};
+    if (one.epoch != epoch) one = {epoch, -1, -1, 0, 0, 0};
     const int other = conflict(one, self, write);
     if (other >= 0 && !self.processor->grid->failed) {
         const bool other_writes = other == one.writer;
@@ -69,11 +68,9 @@ void race_detector::touch(history &one, thread &self, size_t place, bool write) 
     if (write) {
         one.writer = (int16_t)self.number;
         one.written = clock.time;
-        one.reader_warp = one.other_reader = -1;
+        one.reader_warp = -1;
         one.readers = 0;
-    } else if (one.reader_warp >= 0 && one.reader_warp != own_warp) {
-        one.other_reader = (int16_t)self.number;
-    } else {
+    } else if (one.reader_warp < 0 || one.reader_warp == own_warp) {
         for (unsigned lanes = one.read == clock.time ? 0 : one.readers; lanes; lanes &= lanes - 1) {
             const unsigned lane = (unsigned)__builtin_ctz(lanes);
             if (clock.in_order(self.lane, lane, one.read)) one.readers &= ~(1u << lane);

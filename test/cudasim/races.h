@@ -32,11 +32,12 @@ class race_detector {
     }
 
   private:
-    /* What was done to a word or byte since the last barrier. Readers: lanes of one warp, the last time that one of
-     * them read, and a thread of another warp. Whoever comes after a reader in order takes its place. */
+    /* What was done to a word or byte since the last barrier. Readers: lanes of the first warp that read (no warp comes
+     * back to run between two barriers: a write after another warp's read is seen by it), and the last time that one
+     * of them did. Whoever comes after a reader in order takes its place. */
     struct history {
         uint32_t epoch;
-        int16_t writer, reader_warp, other_reader; /* negative: none */
+        int16_t writer, reader_warp; /* negative: none */
         uint32_t written, read;
         unsigned readers;
     };

@@ -467,6 +467,11 @@ static __global__ void race_kernel(int fault, float *out) {
     shared->values[thread ^ 1] = 4.0f;
     __syncthreads();
     if (thread < 64) shared->bytes[thread] = 1; /* neighbours: no race */
+    if (fault == 8) shared->bytes[thread / 32 % 2] = 1;
+    const float first = shared->values[thread / 32 * 32];
+    __syncwarp();
+    if (thread % 32 == 0) shared->values[thread] += first; /* read once more, after the others' reads: no race */
+    __syncwarp();
     if (fault == 6) memcpy(&shared->values[0], &shared->values[128], (size_t)fault * 10);
     if (fault == 7) cavmae__copy_async(&shared->values[0], out, 1);
     cavmae__copy_commit();
@@ -480,7 +485,7 @@ static void test_races() {
 #ifdef CUDASIM_RACES
     CHECK_FAULT("byte 4 of shared memory: thread 0 reads it, then thread 1 writes it", race_kernel, 3, 256,
                 sizeof(race_shared), 1, out.device);
-    for (int fault = 1; fault <= 7; fault++)
+    for (int fault = 1; fault <= 8; fault++)
         CHECK_FAULT("race: byte ", race_kernel, 3, 256, sizeof(race_shared), fault, out.device);
 #endif
 }
