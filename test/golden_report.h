@@ -51,6 +51,10 @@ static const tolerance BFLOAT16[] = {
     {"gradnorm", RELATIVE, 0.1, 0.1},      {"gradhead", RELATIVE, 0.1, 0.1}, {"parameter", RELATIVE, 0.03, 0.03},
 };
 
+/* The same for devices that round weights to bfloat16, too, which this library's CPU need not: eight elements of a gradient
+ * of the base size are off by up to 0.29 in PyTorch's autocast on that very case (blocks_v.2.attn.proj.weight). */
+static const tolerance NARROW_WEIGHTS = {"gradhead", RELATIVE, 0.29, 0.29};
+
 enum { TOLERANCES = sizeof FLOAT32 / sizeof *FLOAT32, TOLERANCES_BFLOAT16 = sizeof BFLOAT16 / sizeof *BFLOAT16 };
 
 /* ---- A case and its report ---- */
@@ -98,6 +102,7 @@ static int ok(golden *g, cavmae_status status) {
 }
 
 static const tolerance *rule_of(const golden *g, const char *name) {
+    if (g->bfloat16 && !on_cpu(g->context) && !strcmp(name, NARROW_WEIGHTS.group)) return &NARROW_WEIGHTS;
     for (int i = 0; g->bfloat16 && i < TOLERANCES_BFLOAT16; i++)
         if (!strcmp(BFLOAT16[i].group, name)) return &BFLOAT16[i];
     for (int i = 0; i < TOLERANCES; i++)

@@ -116,6 +116,7 @@ cavmae_status cavmae_memory_required(const cavmae_config *config, int32_t task, 
     cavmae__parameters list;
     cavmae_memory memory = {0}, unused;
     size_t activations, workspace;
+    cavmae__backend *backend;
     CAVMAE__TRY(cavmae__record_in(&unused, sizeof unused, out));
     CAVMAE__TRY(cavmae__config_options(config, &o));
     if (batch < 1) return cavmae__fail(CAVMAE_E_ARG, "memory: batch %d is not positive", batch);
@@ -130,6 +131,7 @@ cavmae_status cavmae_memory_required(const cavmae_config *config, int32_t task, 
     else
         return cavmae__fail(CAVMAE_E_ARG, "memory: there is no task %d", task);
     cavmae_context *context = cavmae__config_context(config);
+    CAVMAE__TRY(cavmae__context_backend(context, &backend));
     CAVMAE__TRY(cavmae__network_size(context, &o, &extent, &activations, &workspace));
     CAVMAE__TRY(cavmae__parameters_create(context, &o, &list));
     memory.parameters = list.flat_elements * (int64_t)sizeof(float);
@@ -143,7 +145,10 @@ cavmae_status cavmae_memory_required(const cavmae_config *config, int32_t task, 
     }
     int64_t inputs = extent.tokens[0] * o.patch_size * o.patch_size +
                      extent.tokens[1] * o.patch_size * o.patch_size * o.image_channels;
-    if (task == CAVMAE_TASK_EMBED) inputs += extent.clips * (o.embed_dim + o.classes); /* rows on the host */
+    if (task == CAVMAE_TASK_EMBED)
+        inputs += extent.clips * (o.embed_dim + o.classes); /* rows on the host */
+    else
+        inputs *= cavmae__input_turns(backend);
     memory.activations = (int64_t)activations + inputs * (int64_t)sizeof(float);
     memory.workspace = (int64_t)workspace + names + RECORDS;
     memory.total = memory.parameters + memory.gradients + memory.moments + memory.activations + memory.workspace;

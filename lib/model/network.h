@@ -15,6 +15,12 @@ enum {
     CAVMAE__SCALARS
 };
 
+/* Batches of inputs that training has on the device: on a GPU one is copied while another is trained on. */
+enum { CAVMAE__TURNS = 2 };
+static inline int32_t cavmae__input_turns(const cavmae__backend *backend) {
+    return backend->ops->host_memory ? 1 : CAVMAE__TURNS;
+}
+
 /* What training shows of a clip. */
 enum { CAVMAE__SHOW_BOTH, CAVMAE__SHOW_AUDIO, CAVMAE__SHOW_VISUAL };
 

@@ -136,7 +136,7 @@ cavmae_status cavmae_trainer_create(cavmae_model *model, cavmae_optimizer *optim
     trainer->optimizer = optimizer ? cavmae__optimizer_ref(optimizer) : NULL;
     trainer->options = options;
     trainer->extent = extent;
-    trainer->turns = model->backend->ops->host_memory ? 1 : CAVMAE__TURNS;
+    trainer->turns = cavmae__input_turns(model->backend);
     CAVMAE__TRY_OUT(allocate(trainer));
     /* A probe on features never needs the encoders' buffers: they wait for the first batch. */
     if (!options.freeze_base) CAVMAE__TRY_OUT(cavmae__trainer_reserve(trainer, &extent));

@@ -12,8 +12,6 @@ typedef struct cavmae__step_state {
     cavmae__update update;
 } cavmae__step_state;
 
-enum { CAVMAE__TURNS = 2 };
-
 struct cavmae_trainer {
     cavmae_model *model;
     cavmae_optimizer *optimizer; /* NULL: evaluates only */
