@@ -772,8 +772,8 @@ CAVMAE_API void cavmae_trainer_free(cavmae_trainer *trainer);
 
 /* One batch: masks, forward, backward, and (each `accumulate`-th call) update. NOT_FINITE names the step and the tensor.
  * After any failure parameters are as they were, the step does not count, and what was accumulated for the next update
- * is dropped. result NULL: a GPU's step is not waited for, so that the next batch is made ready meanwhile; its failure
- * is then the next call's that trains, evaluates, or saves with this trainer, whose own batch is not looked at. */
+ * is dropped. result NULL: a GPU's step is not waited for, so that the next batch is made ready meanwhile; it counts, and
+ * its failure is told, with the next call on this trainer, whose own work is then not begun. */
 CAVMAE_API cavmae_status cavmae_pretrain_step(cavmae_trainer *trainer, const cavmae_batch *batch,
                                               cavmae_step_result *result) CAVMAE_CHECKED;
 /* Of the last step whose outcome is known: with `wait` the last one taken, else on a GPU and after a step without result

@@ -130,6 +130,7 @@ static __global__ void __launch_bounds__(ATTENTION_THREADS, 3)
             mine.minus_lse[t][half] = -LOG2_E * op.lse[(part.start + query) * op.heads + part.head];
             if (lane % 4 == 0) query_sums_of(op, part, rows)[query] = {mine.minus_lse[t][half], mine.delta[t][half]};
         }
+        __syncwarp(0xffffffffu);
     }
     int first = 0, now = 0;
     for (; first + ATTENTION_ROWS <= part.length; first += ATTENTION_ROWS, now ^= 1) {
@@ -239,6 +240,7 @@ static __global__ void __launch_bounds__(ATTENTION_THREADS, 3)
             cavmae__copy_commit();
         }
         const query_sums next = sums_at(sums, first + ATTENTION_ROWS, part.length); /* under way, too */
+        __syncwarp(0xffffffffu);
         if (busy) add_key_grad<dim, COUNT>(dk, dv, key, value, &shared->stage[now], ATTENTION_GROUPS, factor);
         if ((int)threadIdx.x < ATTENTION_ROWS) shared->stage[now ^ 1].sums[threadIdx.x] = next;
         cavmae__copy_wait<0>();

@@ -207,6 +207,7 @@ static __global__ void __launch_bounds__(THREADS)
     const int64_t column = (int64_t)blockIdx.x * CAVMAE__WARP + lane;
     float sum = 0;
     if (column < columns)
+#pragma unroll 8
         for (int64_t chunk = warp; chunk < chunks; chunk += WARPS) sum += partial[chunk * columns + column];
     shared->sum[warp][lane] = sum;
     __syncthreads();

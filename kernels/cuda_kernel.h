@@ -33,9 +33,10 @@ static inline cavmae_status cavmae__launch(cavmae__backend *backend, const char 
                                            dim3 blocks, dim3 threads, size_t shared, Arguments... arguments) {
     if ((uint64_t)blocks.x * blocks.y * blocks.z == 0) return CAVMAE_OK;
     const cudaStream_t stream = cavmae__cuda_stream(backend);
-    if (shared > 48 * 1024) {
-        const cudaError_t error = cudaFuncSetAttribute(reinterpret_cast<const void *>(kernel),
-                                                       cudaFuncAttributeMaxDynamicSharedMemorySize, (int)shared);
+    if (shared > 48 * 1024) { /* the most there is: another thread may be launching the same kernel with more */
+        const cudaError_t error =
+            cudaFuncSetAttribute(reinterpret_cast<const void *>(kernel), cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                 (int)cavmae__cuda_of(backend)->shared_memory);
         if (error != cudaSuccess) return cavmae__cuda_check(backend, error, name);
     }
 #ifdef __CUDACC__

@@ -6,7 +6,10 @@
  *     a[1]: row group + 8, columns 2 four, +1      b[1]: rows 2 four + 8, +9, column group
  *     a[2]: row group,     columns 2 four + 8, +9  d[0], d[1]: row group,     columns 2 four, +1
  *     a[3]: row group + 8, columns 2 four + 8, +9  d[2], d[3]: row group + 8, columns 2 four, +1
- * the element with the lower index in the lower half of a register. */
+ * the element with the lower index in the lower half of a register.
+ *
+ * mma and the tiles' loads are a warp's as one: all lanes come to them together, so after a branch that lanes took
+ * differently a __syncwarp comes first. */
 #ifndef CAVMAE_KERNELS_TENSOR_CORE_H
 #define CAVMAE_KERNELS_TENSOR_CORE_H
 
@@ -15,7 +18,8 @@
 #ifdef __CUDACC__
 
 static __device__ __forceinline__ void cavmae__mma_bf16(float d[4], const uint32_t a[4], const uint32_t b[2]) {
-    asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, "
+    asm volatile(
+        "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, "
         "%2, %3};"
         : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
         : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));

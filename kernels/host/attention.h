@@ -18,6 +18,10 @@ cavmae_status cavmae__cuda_own_attention_grad(cavmae__backend *backend, const ca
 cavmae_status cavmae__cuda_exact_attention(cavmae__backend *backend, const cavmae__attention *op);
 cavmae_status cavmae__cuda_exact_attention_grad(cavmae__backend *backend, const cavmae__attention *op);
 
+/* kernels/attention_lse.cu, for cuDNN going back: y [count, heads, length] = lse of count segments of `length` rows. */
+cavmae_status cavmae__cuda_lse_by_head(cavmae__backend *backend, const float *lse, int64_t count, int64_t length,
+                                       int32_t heads, float *y);
+
 static inline int cavmae__attention_on_tensor_cores(const cavmae__attention *op) {
     return op->dtype == CAVMAE_BFLOAT16 && (op->head_dim == 32 || op->head_dim == 64);
 }

@@ -1,6 +1,7 @@
 /* Device memory comes from a pool of the context, so that what is freed is had again at once and goes back to the device
  * with the context. Copies pass through a ring of pinned pieces: the host's memory is free when an upload returns, and
- * the next piece is filled while the device fetches the one before. */
+ * the next piece is filled while the device fetches the one before. Downloads, which wait for the operations under way,
+ * have a piece and a lock of their own: other threads' uploads go on meanwhile. */
 #include "cuda_memory.h"
 
 #include <string.h>
@@ -9,10 +10,10 @@ enum { PIECES = 4 };
 static const size_t piece_size = (size_t)4 << 20;
 
 struct cavmae__staging {
-    pthread_mutex_t lock;
-    char *memory;             /* pinned [PIECES, piece_size] */
-    cudaEvent_t used[PIECES]; /* when the device has fetched a piece */
-    cudaEvent_t order;        /* between the streams */
+    pthread_mutex_t lock, download_lock;
+    char *memory;                 /* pinned [PIECES + 1, piece_size]; the last is the downloads' */
+    cudaEvent_t used[PIECES + 1]; /* when the device has done with a piece */
+    cudaEvent_t order;            /* between the streams */
     int next;
 };
 
@@ -32,11 +33,12 @@ cavmae_status cavmae__cuda_memory_open(cavmae__cuda *cuda) {
     if (!s) return CAVMAE_E_NOMEM;
     memset(s, 0, sizeof *s);
     pthread_mutex_init(&s->lock, NULL);
+    pthread_mutex_init(&s->download_lock, NULL);
     cuda->staging = s;
     CAVMAE__TRY(cavmae__cuda_check(backend,
-                                   cudaHostAlloc((void **)&s->memory, PIECES * piece_size, cudaHostAllocDefault),
+                                   cudaHostAlloc((void **)&s->memory, (PIECES + 1) * piece_size, cudaHostAllocDefault),
                                    "pinned memory for copies"));
-    for (int i = 0; i < PIECES; i++)
+    for (int i = 0; i < PIECES + 1; i++)
         CAVMAE__TRY(
             cavmae__cuda_check(backend, cudaEventCreateWithFlags(&s->used[i], cudaEventDisableTiming), "event"));
     return cavmae__cuda_check(backend, cudaEventCreateWithFlags(&s->order, cudaEventDisableTiming), "event");
@@ -45,10 +47,11 @@ cavmae_status cavmae__cuda_memory_open(cavmae__cuda *cuda) {
 void cavmae__cuda_memory_close(cavmae__cuda *cuda) {
     cavmae__staging *s = cuda->staging;
     if (s) {
-        for (int i = 0; i < PIECES; i++)
+        for (int i = 0; i < PIECES + 1; i++)
             if (s->used[i]) cudaEventDestroy(s->used[i]);
         if (s->order) cudaEventDestroy(s->order);
         if (s->memory) cudaFreeHost(s->memory);
+        pthread_mutex_destroy(&s->download_lock);
         pthread_mutex_destroy(&s->lock);
         cuda->library->free(cuda->base.context, s);
     }
@@ -60,6 +63,12 @@ void cavmae__cuda_memory_close(cavmae__cuda *cuda) {
 cavmae_status cavmae__cuda_alloc(cavmae__cuda *cuda, size_t size, void **out) {
     void *memory = NULL;
     cudaError_t error = cudaMallocFromPoolAsync(&memory, size ? size : 1, cuda->pool, cuda->stream);
+    if (error == cudaErrorMemoryAllocation) { /* what was freed lies in pieces: the device may make one of them */
+        cudaGetLastError();
+        error = cudaStreamSynchronize(cuda->stream);
+        if (error == cudaSuccess) error = cudaMemPoolTrimTo(cuda->pool, 0);
+        if (error == cudaSuccess) error = cudaMallocFromPoolAsync(&memory, size ? size : 1, cuda->pool, cuda->stream);
+    }
     if (error == cudaSuccess) error = cudaStreamSynchronize(cuda->stream);
     if (error == cudaSuccess) {
         *out = memory;
@@ -112,24 +121,21 @@ cavmae_status cavmae__cuda_upload(cavmae__cuda *cuda, void *device, const void *
 
 static cudaError_t download_piece(cavmae__cuda *cuda, void *host, const void *device, size_t size) {
     cavmae__staging *s = cuda->staging;
-    int piece = 0;
-    cudaError_t error = take_piece(s, &piece);
-    char *const pinned = s->memory + (size_t)piece * piece_size;
-    if (error != cudaSuccess) return error;
-    error = cudaMemcpyAsync(pinned, device, size, cudaMemcpyDeviceToHost, cuda->stream);
-    if (error == cudaSuccess) error = cudaEventRecord(s->used[piece], cuda->stream);
-    if (error == cudaSuccess) error = cudaEventSynchronize(s->used[piece]);
+    char *const pinned = s->memory + PIECES * piece_size;
+    cudaError_t error = cudaMemcpyAsync(pinned, device, size, cudaMemcpyDeviceToHost, cuda->stream);
+    if (error == cudaSuccess) error = cudaEventRecord(s->used[PIECES], cuda->stream);
+    if (error == cudaSuccess) error = cudaEventSynchronize(s->used[PIECES]);
     if (error == cudaSuccess) memcpy(host, pinned, size);
     return error;
 }
 
 cavmae_status cavmae__cuda_download(cavmae__cuda *cuda, void *host, const void *device, size_t size) {
     cudaError_t error = cudaSuccess;
-    pthread_mutex_lock(&cuda->staging->lock);
+    pthread_mutex_lock(&cuda->staging->download_lock);
     for (size_t done = 0, part; done < size && error == cudaSuccess; done += part) {
         part = size - done < piece_size ? size - done : piece_size;
         error = download_piece(cuda, (char *)host + done, (const char *)device + done, part);
     }
-    pthread_mutex_unlock(&cuda->staging->lock);
+    pthread_mutex_unlock(&cuda->staging->download_lock);
     return cavmae__cuda_check(&cuda->base, error, "download");
 }

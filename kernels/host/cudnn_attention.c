@@ -22,6 +22,7 @@ int32_t cavmae__attention_runs(const cavmae__attention *op, cavmae__attention_ru
 
 #ifdef CAVMAE__CUDNN
 
+#include "attention.h"
 #include "cuda_memory.h"
 #include "repeat.h"
 
@@ -196,6 +197,9 @@ static cavmae_status start(cavmae__backend *backend, const entry *e, int32_t pla
                            int64_t first) {
     cavmae__cuda *cuda = cavmae__cuda_of(backend);
     cavmae__cudnn *cudnn = cuda->cudnn;
+    if (e->shape.backward)
+        CAVMAE__TRY(cavmae__cuda_lse_by_head(backend, op->lse + first * op->heads, e->shape.count, e->shape.length,
+                                             op->heads, cavmae__cudnn_attention_lse(&e->shape, e->memory)));
     cudnnStatus_t status = cudnn->library.SetStream(cudnn->handle, cavmae__cuda_stream(backend));
     if (status == CUDNN_STATUS_SUCCESS)
         status = cavmae__cudnn_attention_run(&e->graph, plan, cudnn->handle, &e->shape, op, first, e->memory);

@@ -4,7 +4,7 @@
 
 #include <math.h>
 
-/* Ids of the tensors in memory. ROW_SUM: the backward's sum(d_o * o) of each row, at the start of the workspace. */
+/* Ids of the tensors in memory. ROW_SUM: the backward's sum(d_o * o) of each row. */
 enum { Q = 1, K, V, O, LSE, SCALE, D_O, D_Q, D_K, D_V, ROW_SUM, ONE };
 
 enum { ALIGNMENT = 256 };
@@ -30,17 +30,18 @@ static tensor_type of_rows_transposed(graph_type *graph, const cavmae__cudnn_sha
     return cavmae__cudnn_tensor(graph, id, CUDNN_DATA_BFLOAT16, dims, strides);
 }
 
-/* lse as [rows, heads] */
+/* A float for every row of every head, by head. */
+static tensor_type by_head(graph_type *graph, const cavmae__cudnn_shape *s, int64_t id) {
+    const int64_t dims[4] = {s->count, s->heads, s->length, 1};
+    const int64_t strides[4] = {s->heads * s->length, s->length, 1, 1};
+    return cavmae__cudnn_tensor(graph, id, CUDNN_DATA_FLOAT, dims, strides);
+}
+
+/* lse as [rows, heads], forward only: going back, some kernels before cuDNN 9.26 ignore its strides. */
 static tensor_type of_lse(graph_type *graph, const cavmae__cudnn_shape *s) {
     const int64_t dims[4] = {s->count, s->heads, s->length, 1};
     const int64_t strides[4] = {s->length * s->heads, 1, s->heads, 1};
     return cavmae__cudnn_tensor(graph, LSE, CUDNN_DATA_FLOAT, dims, strides);
-}
-
-static tensor_type of_row_sum(graph_type *graph, const cavmae__cudnn_shape *s) {
-    const int64_t dims[4] = {s->count, s->heads, s->length, 1};
-    const int64_t strides[4] = {s->heads * s->length, s->length, 1, 1};
-    return cavmae__cudnn_tensor(graph, ROW_SUM, CUDNN_DATA_FLOAT, dims, strides);
 }
 
 /* Between operations. */
@@ -124,14 +125,15 @@ static void describe_backward(graph_type *graph, const cavmae__cudnn_shape *s) {
     tensor_type o = of_rows(graph, s, O, 1), d_o = of_rows(graph, s, D_O, 1),
                 scale = cavmae__cudnn_scalar(graph, SCALE);
 
-    tensor_type d_o_o = between(graph, s, CUDNN_DATA_FLOAT, s->length, s->head_dim), row_sum = of_row_sum(graph, s);
+    tensor_type d_o_o = between(graph, s, CUDNN_DATA_FLOAT, s->length, s->head_dim),
+                row_sum = by_head(graph, s, ROW_SUM);
     cavmae__cudnn_pointwise(graph, CUDNN_POINTWISE_MUL, d_o, o, d_o_o);
     /* times 1: where dropout's factor would stand; without the operation cuDNN does not know the graph. */
     cavmae__cudnn_pointwise(graph, CUDNN_POINTWISE_MUL, reduce(graph, s, CUDNN_REDUCE_TENSOR_ADD, d_o_o),
                             cavmae__cudnn_scalar(graph, ONE), row_sum);
 
     tensor_type p = apply(graph, s, CUDNN_POINTWISE_MUL, product(graph, s, q, k), scale);
-    p = apply(graph, s, CUDNN_POINTWISE_SUB, p, of_lse(graph, s));
+    p = apply(graph, s, CUDNN_POINTWISE_SUB, p, by_head(graph, s, LSE));
     p = apply(graph, s, CUDNN_POINTWISE_EXP, p, NULL);
     cavmae__cudnn_matmul(graph, transposed(graph, s, p), d_o, of_rows(graph, s, D_V, 3));
 
@@ -164,16 +166,21 @@ cavmae_status cavmae__cudnn_attention_plan(cavmae__cudnn_graph *graph, const cav
 
 /* ---- Running ---- */
 
-static int64_t row_sum_bytes(const cavmae__cudnn_shape *s) {
+/* Going back, the workspace begins with two tensors of this size: ROW_SUM and LSE. */
+static int64_t by_head_bytes(const cavmae__cudnn_shape *s) {
     const int64_t bytes = s->backward ? s->count * s->heads * s->length * (int64_t)sizeof(float) : 0;
     return (bytes + ALIGNMENT - 1) / ALIGNMENT * ALIGNMENT;
+}
+
+float *cavmae__cudnn_attention_lse(const cavmae__cudnn_shape *shape, void *workspace) {
+    return (float *)(void *)((char *)workspace + by_head_bytes(shape));
 }
 
 int64_t cavmae__cudnn_attention_bytes(const cavmae__cudnn_graph *graph, const cavmae__cudnn_shape *shape) {
     int64_t most = 0;
     for (int32_t i = 0; i < graph->plans; i++)
         if (graph->plan[i].workspace > most) most = graph->plan[i].workspace;
-    return row_sum_bytes(shape) + most;
+    return 2 * by_head_bytes(shape) + most;
 }
 
 cudnnStatus_t cavmae__cudnn_attention_run(const cavmae__cudnn_graph *graph, int32_t number, cudnnHandle_t handle,
@@ -183,7 +190,9 @@ cudnnStatus_t cavmae__cudnn_attention_run(const cavmae__cudnn_graph *graph, int3
     /* cuDNN takes addresses of what it only reads as void *, too. */
     char *qkv = (char *)(uintptr_t)op->qkv + first * 3 * width * element;
     char *o = (char *)op->o + first * width * element;
-    float *lse = op->lse ? op->lse + first * shape->heads : NULL;
+    float *lse = shape->backward ? cavmae__cudnn_attention_lse(shape, workspace)
+                 : op->lse       ? op->lse + first * shape->heads
+                                 : NULL;
     float scale = 1.0f / sqrtf((float)shape->head_dim), one = 1.0f; /* read before cudnnBackendExecute returns */
     int64_t id[12] = {Q, K, V, O, SCALE};
     void *address[12] = {qkv, qkv + width * element, qkv + 2 * width * element, o, &scale};
@@ -202,7 +211,8 @@ cudnnStatus_t cavmae__cudnn_attention_run(const cavmae__cudnn_graph *graph, int3
             address[count++] = addresses[i];
         }
     }
-    return cavmae__cudnn_graph_run(graph, number, handle, count, id, address, (char *)workspace + row_sum_bytes(shape));
+    return cavmae__cudnn_graph_run(graph, number, handle, count, id, address,
+                                   (char *)workspace + 2 * by_head_bytes(shape));
 }
 
 #endif

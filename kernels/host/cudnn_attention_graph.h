@@ -23,6 +23,9 @@ cavmae_status cavmae__cudnn_attention_plan(cavmae__cudnn_graph *graph, const cav
 /* Bytes of workspace for any plan of the graph. */
 int64_t cavmae__cudnn_attention_bytes(const cavmae__cudnn_graph *graph, const cavmae__cudnn_shape *shape);
 
+/* Where in the workspace lse [count, heads, length] of these segments has to be before going back. */
+float *cavmae__cudnn_attention_lse(const cavmae__cudnn_shape *shape, void *workspace);
+
 /* Starts plan `number` on the segments that begin at row `first` of op's tensors. */
 cudnnStatus_t cavmae__cudnn_attention_run(const cavmae__cudnn_graph *graph, int32_t number, cudnnHandle_t handle,
                                           const cavmae__cudnn_shape *shape, const cavmae__attention *op, int64_t first,

@@ -193,6 +193,8 @@ static cublasStatus_t candidates(const cavmae__matmuls *all, const plan *p, cubl
                       {CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES, (uint32_t)key->d_aligned}};
     int found = 0, good = 0;
     *count = 0;
+    /* A rule that is documented, but not for which call to check. */
+    if (key->aux_stride % 8 != 0 || key->aux_aligned < 16 || key->bias_aligned < 16) return CUBLAS_STATUS_SUCCESS;
     for (int i = 0; i < 4; i++) {
         const cublasStatus_t s = cublasLtMatmulPreferenceSetAttribute(all->preference, alignments[i].attribute,
                                                                       &alignments[i].bytes, sizeof(uint32_t));

@@ -282,7 +282,7 @@ typedef struct cavmae__adam {
 /* Work that is asked for again and again: zero-initialised by its owner. */
 typedef struct cavmae__repeat {
     uint64_t key;
-    int32_t calls;  /* with this key */
+    int32_t calls;  /* with this key; the backend's, too */
     void *recorded; /* the backend's */
 } cavmae__repeat;
 

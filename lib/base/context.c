@@ -179,6 +179,7 @@ static cavmae_status open_backend(cavmae_context *context, int number) {
                                             .alloc = cavmae__alloc,
                                             .free = cavmae__free,
                                             .log = cavmae__log,
+                                            .last_error = cavmae_last_error,
                                             .tuning_file = tuning_file};
     void *symbol;
     CAVMAE__TRY(

@@ -11,6 +11,7 @@ typedef struct cavmae__library {
     void *(*alloc)(cavmae_context *context, size_t size); /* as cavmae__alloc */
     void (*free)(cavmae_context *context, void *memory);
     void (*log)(cavmae_context *context, int32_t level, const char *format, ...) __attribute__((format(printf, 3, 4)));
+    const char *(*last_error)(void);
     const char *(*tuning_file)(const cavmae_context *context); /* NULL: choices are not measured */
 } cavmae__library;
 

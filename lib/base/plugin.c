@@ -29,7 +29,8 @@ static void *open_in(const char *directory, const char *file, char reason[REASON
         snprintf(reason + used, REASON_SIZE - used, "; the path of the directory is too long");
         return NULL;
     }
-    void *handle = dlopen(path, RTLD_NOW | RTLD_LOCAL);
+    /* NODELETE: CUDA's runtime leaves destructors with threads, which must find their code when they end. */
+    void *handle = dlopen(path, RTLD_NOW | RTLD_LOCAL | RTLD_NODELETE);
     if (!handle) snprintf(reason + used, REASON_SIZE - used, "; %s", dlerror());
     return handle;
 }

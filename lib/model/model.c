@@ -138,6 +138,7 @@ static void release_file(void *file) { cavmae__weights_free(file); }
 cavmae_status cavmae_model_parameter(cavmae_model *model, const char *name, cavmae_tensor **out) {
     int64_t index = 0;
     CAVMAE__TRY(find_parameter(model, name, &index));
+    if (!out) return cavmae__fail(CAVMAE_E_ARG, "model: out is NULL");
     const cavmae__parameter *p = &model->list.items[index];
     if (!model->backend->ops->host_memory) {
         cavmae_tensor *copy;

@@ -71,6 +71,7 @@ cavmae_status cavmae_optimizer_group(cavmae_optimizer *optimizer, const char *pr
         optimizer->groups[i] = (cavmae__group){lr_factor, weight_decay};
         found++;
     }
+    optimizer->groups_set++;
     if (!found) return cavmae__fail(CAVMAE_E_NOT_FOUND, "optimizer: no parameter's name starts with '%s'", prefix);
     return CAVMAE_OK;
 }

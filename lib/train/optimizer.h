@@ -13,6 +13,7 @@ struct cavmae_optimizer {
     cavmae_model *model;
     cavmae__options options;
     cavmae__group *groups; /* [list.count] */
+    int64_t groups_set;    /* times: a step recorded before has others */
     float *m, *v;          /* device, flat like the model's buffer */
     int64_t updates;
 };

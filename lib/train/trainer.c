@@ -12,6 +12,8 @@ static const uint64_t evaluation_draws = (uint64_t)1 << 62;
 
 void cavmae_trainer_free(cavmae_trainer *trainer) {
     if (!trainer) return;
+    /* The optimizer may live on: what the step under way did to it counts. A failure is nobody's to hear. */
+    (void)cavmae__trainer_finish(trainer);
     cavmae_model *model = trainer->model;
     cavmae_context *context = cavmae__context_ref(model->context);
     for (int i = 0; i < CAVMAE__TURNS; i++)
@@ -264,8 +266,10 @@ static cavmae_status put_state(cavmae_trainer *t, uint64_t draw) {
 
 /* Two steps of one key are the same operations on the same addresses. */
 static uint64_t find_key(const cavmae__work *work) {
+    const cavmae_trainer *t = work->trainer;
     const int flags[] = {work->update, work->drawn[0], work->drawn[1], work->features};
-    return cavmae__hash(work->trainer->rows_key, flags, sizeof flags);
+    const uint64_t key = cavmae__hash(t->rows_key, flags, sizeof flags);
+    return cavmae__hash(key, &t->optimizer->groups_set, sizeof t->optimizer->groups_set);
 }
 
 /* Puts a batch on the device and its work under way. evaluation: keys an evaluation's masks. */

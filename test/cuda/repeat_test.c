@@ -14,6 +14,7 @@ typedef struct job {
     int64_t rows;
     int called;
     int fail_at; /* the call of the body that fails, from 1; 0: none */
+    cavmae_status failure;
 } job;
 
 static cavmae_status body(void *arg) {
@@ -29,7 +30,7 @@ static cavmae_status body(void *arg) {
     j->called++;
     CAVMAE__TRY(ops->zero(j->backend, j->z, (size_t)j->rows * WIDTH * sizeof(float)));
     CAVMAE__TRY(ops->combine(j->backend, &sum));
-    if (j->called == j->fail_at) return cavmae__fail(CAVMAE_E_CANCELLED, "the body was told to fail");
+    if (j->called == j->fail_at) return cavmae__fail(j->failure, "the body was told to fail");
     return ops->combine(j->backend, &turned);
 }
 
@@ -94,6 +95,18 @@ static void check_call(both *b, job_arrays *a, cavmae__repeat *cpu, cavmae__repe
     CHECK_TWIN_EXACT(b, &a->z);
 }
 
+/* Where recording fails, the work is done all the same, from then on without it. */
+static void test_unrecordable(both *b) {
+    cavmae__repeat cpu = {0}, cuda = {0};
+    job_arrays a = make_job(b);
+    a.cuda.fail_at = 2;
+    a.cuda.failure = CAVMAE_E_BACKEND;
+    for (int i = 0; i < CALLS; i++) check_call(b, &a, &cpu, &cuda, 1);
+    CHECK(a.cuda.called == CALLS + 1 && cuda.recorded == NULL);
+    b->cuda->ops->repeat_free(b->cuda, &cuda);
+    free_job(b, &a);
+}
+
 static void test_played_back(both *b) {
     cavmae__repeat cpu = {0}, cuda = {0};
     job_arrays a = make_job(b);
@@ -137,6 +150,7 @@ static void test_failing_body(both *b) {
         job_arrays a = make_job(b);
         int failed = 0;
         a.cuda.fail_at = at;
+        a.cuda.failure = CAVMAE_E_CANCELLED;
         for (int i = 0; i < CALLS; i++) {
             refresh(b, &a);
             CHECK_OK(b->cpu->ops->repeat(b->cpu, &cpu, 3, body, &a.cpu));
@@ -201,6 +215,7 @@ int main(void) {
     both b;
     open_both(&b);
     test_played_back(&b);
+    test_unrecordable(&b);
     test_alternating(&b);
     test_failing_body(&b);
     test_threads(&b);

@@ -1,10 +1,9 @@
 #!/usr/bin/env bash
-# Tests of the CUDA backend: run.sh [ops | device] [base]
+# Tests of the CUDA backend: run.sh [ops | device]
 #
 #   (nothing)  in the simulator, all of them
 #   ops        in the simulator, its own tests and those of the backend's operations: what a sanitizer sees most of
 #   device     on a device: CAVMAE_TEST_DEVICE and CAVMAE_TEST_PLUGIN_DIR say which and how
-#   base       golden cases of the paper's size too, which take minutes in the simulator
 #
 # The last line is "cuda ...: N passed, N failed"; output of each is kept in $BUILD/test/cuda/.
 set -u
@@ -28,6 +27,26 @@ else
     done
 fi
 
+if [ "$mode" != ops ]; then
+    # The longest first: cases of the paper's size.
+    for file in ../shared/golden/*_base.safetensors; do
+        [ -f "$file" ] || continue
+        name=$(basename "$file" .safetensors)
+        start "golden_float32_$name" 900 "$BUILD/test/golden" "$file"
+        start "golden_bfloat16_$name" 900 "$BUILD/test/golden" --dtype bfloat16 "$file"
+    done
+    golden_cases
+    start golden_fp8 $limit "$BUILD/test/golden" --dtype bfloat16 --matmul fp8 test/cases/features.safetensors
+    start golden_float32 $limit "$BUILD/test/golden" "${floats[@]}"
+    start golden_bfloat16 $limit "$BUILD/test/golden" --dtype bfloat16 "${bfloats[@]}"
+    # Tests of the public API which hold on any device; some are too slow to simulate.
+    names="pretrain finetune embed inpaint localize parallel infer oom loop"
+    [ "$mode" = all ] || names="$names train gradient"
+    for name in $names; do
+        start "${name}_test" $limit "$BUILD/test/${name}_test"
+    done
+fi
+
 for test in test/cuda/*_test.c; do
     name=$(basename "$test" .c)
     start "$name" $limit "$BUILD/test/cuda/$name"
@@ -41,18 +60,6 @@ if [ "$mode" = all ] && [ -f "$BUILD/cudasim-races/libcavmae-cuda.so" ]; then
         name=$(basename "$test" .c)
         case $name in device_test | training_test) continue ;; esac # of the host's side
         CAVMAE_TEST_PLUGIN_DIR=$BUILD/cudasim-races start "${name}_races" $limit "$BUILD/test/cuda/$name"
-    done
-fi
-
-if [ "$mode" != ops ]; then
-    golden_cases "${1:-}"
-    start golden_float32 $limit "$BUILD/test/golden" "${floats[@]}"
-    start golden_bfloat16 $limit "$BUILD/test/golden" --dtype bfloat16 "${bfloats[@]}"
-    # Tests of the public API which hold on any device; some are too slow to simulate.
-    names="pretrain finetune embed inpaint localize parallel infer oom loop"
-    [ "$mode" = all ] || names="$names train gradient"
-    for name in $names; do
-        start "${name}_test" $limit "$BUILD/test/${name}_test"
     done
 fi
 
