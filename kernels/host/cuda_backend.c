@@ -253,7 +253,10 @@ CAVMAE_API const cavmae__device_plugin *cavmae_cuda_plugin(void);
 
 /* The plug-in's one symbol. */
 const cavmae__device_plugin *cavmae_cuda_plugin(void) {
-    static const cavmae__device_plugin plugin = {
-        .struct_size = sizeof plugin, .version = CAVMAE_VERSION_STRING, .open = open_cuda, .close = close_backend};
+    static const cavmae__device_plugin plugin = {.struct_size = sizeof plugin,
+                                                 .library_size = sizeof(cavmae__library),
+                                                 .version = CAVMAE_VERSION_STRING,
+                                                 .open = open_cuda,
+                                                 .close = close_backend};
     return &plugin;
 }

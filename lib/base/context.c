@@ -188,8 +188,10 @@ static cavmae_status open_backend(cavmae_context *context, int number) {
     memcpy(&get, &symbol, sizeof get); /* ISO C has no cast from an object's pointer to a function's */
     const cavmae__device_plugin *plugin = get();
     cavmae_status status = CAVMAE_OK;
-    if (plugin->struct_size != sizeof *plugin || strcmp(plugin->version, cavmae_version_string()) != 0)
-        status = cavmae__fail(CAVMAE_E_BACKEND, "libcavmae-cuda.so is of version %s, this library of %s",
+    if (plugin->struct_size != sizeof *plugin || plugin->library_size != sizeof library ||
+        strcmp(plugin->version, cavmae_version_string()) != 0)
+        status = cavmae__fail(CAVMAE_E_BACKEND,
+                              "libcavmae-cuda.so is of version %s, this library of %s; or they are of different builds",
                               plugin->version, cavmae_version_string());
     if (status == CAVMAE_OK) status = plugin->open(&library, context, number, &context->backend);
     if (status == CAVMAE_OK) context->backend_close = plugin->close;

@@ -17,8 +17,8 @@ typedef struct cavmae__library {
 
 /* Of the plug-in: what its one symbol, a function without arguments, returns. */
 typedef struct cavmae__device_plugin {
-    uint32_t struct_size;
-    const char *version; /* cavmae_version_string() of the library it was built with */
+    uint32_t struct_size, library_size; /* of this record and of cavmae__library, as it was built */
+    const char *version;                /* cavmae_version_string() of the library it was built with */
     /* Opens device `number` as a cavmae__backend. BACKEND: no driver, no such device, a library that is missing. */
     cavmae_status (*open)(const cavmae__library *library, cavmae_context *context, int32_t number, void **backend);
     void (*close)(void *backend);

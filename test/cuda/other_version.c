@@ -12,7 +12,10 @@ static void close_nothing(void *backend) { (void)backend; }
 CAVMAE_API const cavmae__device_plugin *cavmae_cuda_plugin(void);
 
 const cavmae__device_plugin *cavmae_cuda_plugin(void) {
-    static const cavmae__device_plugin plugin = {
-        .struct_size = sizeof plugin, .version = "0.0.1", .open = open_nothing, .close = close_nothing};
+    static const cavmae__device_plugin plugin = {.struct_size = sizeof plugin,
+                                                 .library_size = sizeof(cavmae__library),
+                                                 .version = "0.0.1",
+                                                 .open = open_nothing,
+                                                 .close = close_nothing};
     return &plugin;
 }
