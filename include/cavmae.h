@@ -150,7 +150,8 @@ CAVMAE_API void cavmae_context_free(cavmae_context *context);
 /* The device in use, e.g. "cpu" or "cuda:0"; lives as long as the context. Any thread. */
 CAVMAE_API const char *cavmae_context_device(const cavmae_context *context);
 /* What the device is and what computes on it, in one or more lines: "cpu (avx512)"; a GPU's name, architecture, memory and
- * libraries, and how attention of each shape seen so far is computed. Lives until the next call or the context's end. */
+ * libraries, and how attention of each shape seen so far is computed. Lives until the next call or the context's end.
+ * One thread at a time. */
 CAVMAE_API cavmae_status cavmae_context_device_info(cavmae_context *context, const char **out) CAVMAE_CHECKED;
 CAVMAE_API int32_t cavmae_context_threads(const cavmae_context *context);
 

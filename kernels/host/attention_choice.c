@@ -146,6 +146,19 @@ cavmae_status cavmae__attention_choose(cavmae__backend *backend, const cavmae__a
     return status;
 }
 
+void cavmae__attention_describe(cavmae__cuda *cuda, char *out, size_t size) {
+    cavmae__attention_choices *choices = cuda->attention_choices;
+    pthread_mutex_lock(&choices->lock);
+    size_t length = (size_t)snprintf(out, size, "attention: own unless cudnn is asked for%s",
+                                     choices->tuning.path ? " or was faster" : "");
+    for (const choice *c = choices->made; c && length < size; c = c->next) {
+        const char *shape = strchr(c->name, '/'); /* device and library come before it */
+        length += (size_t)snprintf(out + length, size - length, "\n%s %s", shape ? shape + 1 : c->name,
+                                   c->by == CAVMAE__ATTENTION_CUDNN ? "cudnn" : "own");
+    }
+    pthread_mutex_unlock(&choices->lock);
+}
+
 /* ---- Life ---- */
 
 cavmae_status cavmae__attention_choices_open(cavmae__cuda *cuda) {

@@ -19,6 +19,9 @@ void cavmae__attention_choices_close(cavmae__cuda *cuda);
 cavmae_status cavmae__attention_choose(cavmae__backend *backend, const cavmae__attention *op, int32_t backward,
                                        cavmae_status (*own)(cavmae__backend *, const cavmae__attention *), int32_t *by);
 
+/* "attention: own ...": by which rule, and what was chosen for each shape seen so far, as far as `out` has room. */
+void cavmae__attention_describe(cavmae__cuda *cuda, char *out, size_t size);
+
 #ifdef __cplusplus
 }
 #endif

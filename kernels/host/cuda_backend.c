@@ -122,14 +122,15 @@ static size_t workspace_size(cavmae__backend *backend, const cavmae__limits *lim
 static const char *info(cavmae__backend *backend) {
     cavmae__cuda *cuda = cavmae__cuda_of(backend);
     int runtime = 0, driver = 0;
-    char cudnn[500];
+    char cudnn[500], attention[sizeof cuda->info - 1000];
     cavmae__cudnn_describe(backend, cudnn, sizeof cudnn);
+    cavmae__attention_describe(cuda, attention, sizeof attention);
     cudaRuntimeGetVersion(&runtime);
     cudaDriverGetVersion(&driver);
     snprintf(cuda->info, sizeof cuda->info,
-             "%s, sm_%d, %d multiprocessors; CUDA %d.%d, driver for %d.%d, cuBLASLt %zu, %s", cuda->name,
+             "%s, sm_%d, %d multiprocessors; CUDA %d.%d, driver for %d.%d, cuBLASLt %zu, %s\n%s", cuda->name,
              cuda->architecture, cuda->multiprocessors, runtime / 1000, runtime % 1000 / 10, driver / 1000,
-             driver % 1000 / 10, cublasLtGetVersion(), cudnn);
+             driver % 1000 / 10, cublasLtGetVersion(), cudnn, attention);
     return cuda->info;
 }
 

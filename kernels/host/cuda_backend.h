@@ -40,7 +40,7 @@ typedef struct cavmae__cuda {
     pthread_mutex_t record_lock; /* one recording at a time */
     pthread_t recorder;
     int recorder_set; /* atomic: recorder is valid */
-    char info[2048];
+    char info[8192];
 } cavmae__cuda;
 
 static inline cavmae__cuda *cavmae__cuda_of(cavmae__backend *backend) { return (cavmae__cuda *)backend; }

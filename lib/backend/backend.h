@@ -380,7 +380,8 @@ typedef struct cavmae__backend_ops {
     cavmae_status (*repeat)(cavmae__backend *, cavmae__repeat *, uint64_t key, cavmae__repeat_body *body, void *arg);
     void (*repeat_free)(cavmae__backend *, cavmae__repeat *);
 
-    /* NULL where the host does it (lib/frontend, lib/infer). Workspace: as spectrogram_workspace and so on say. */
+    /* NULL where host_memory is set: the host does it (lib/frontend, lib/infer). Workspace: as spectrogram_workspace
+       and so on say. */
     cavmae_status (*spectrogram)(cavmae__backend *, const cavmae__spectrogram *);
     cavmae_status (*pictures)(cavmae__backend *, const cavmae__pictures *);
     cavmae_status (*top_k)(cavmae__backend *, const cavmae__top_k *);

@@ -106,27 +106,17 @@ static void prepare_unit(void *arg, int64_t i, int32_t worker) {
     if (status != CAVMAE_OK) j->status = status;
 }
 
-static cavmae_status prepare_on_host(cavmae__raw_inputs *raw, cavmae_model *model, const cavmae_batch *batch, int m,
-                                     int64_t first, int64_t count, float *out) {
+static cavmae_status prepare_on_host(cavmae_model *model, const cavmae_batch *batch, int m, int64_t first,
+                                     int64_t count, float *out) {
     const cavmae__options *o = &model->options;
-    cavmae__backend *backend = model->backend;
-    host_job j = {model->context, o, batch, m, first, 0, NULL, CAVMAE_OK};
+    host_job j = {model->context, o, batch, m, first, 0, out, CAVMAE_OK};
     j.elements = m ? picture_elements(o) : cavmae__batch_frames(o, batch, 0) * o->mel_bins;
-    const size_t size = (size_t)(count * j.elements) * sizeof *out;
-    if (raw->part[m].host_size < size) {
-        cavmae__free(model->context, raw->part[m].host);
-        raw->part[m].host_size = 0;
-        raw->part[m].host = cavmae__alloc(model->context, size);
-        if (!raw->part[m].host) return CAVMAE_E_NOMEM;
-        raw->part[m].host_size = size;
-    }
-    j.out = raw->part[m].host;
     cavmae__parallel(model->context, count, prepare_unit, &j);
     /* the sentence is another thread's */
     if (j.status != CAVMAE_OK)
         return cavmae__fail(j.status, "a batch's %s cannot be prepared: %s", m ? "pixels" : "pcm",
                             cavmae_status_str(j.status));
-    return backend->ops->upload_ahead(backend, out, j.out, size);
+    return CAVMAE_OK;
 }
 
 /* ---- On the device ---- */
@@ -165,12 +155,12 @@ static cavmae_status prepare_on_device(cavmae__raw_inputs *raw, cavmae_model *mo
                  size = start + (m ? backend->ops->pictures_workspace(backend, &pictures)
                                    : backend->ops->spectrogram_workspace(backend, &sound));
     const void *from = m ? (const void *)batch->pixels : batch->pcm;
-    if (raw->part[m].device_size < size) {
+    if (raw->part[m].size < size) {
         if (raw->part[m].device) backend->ops->free(backend, raw->part[m].device);
         raw->part[m].device = NULL;
-        raw->part[m].device_size = 0;
+        raw->part[m].size = 0;
         CAVMAE__TRY(backend->ops->alloc(backend, size, &raw->part[m].device));
-        raw->part[m].device_size = size;
+        raw->part[m].size = size;
     }
     unsigned char *device = raw->part[m].device;
     CAVMAE__TRY(backend->ops->upload_ahead(backend, device, (const unsigned char *)from + (size_t)first * unit, bytes));
@@ -190,16 +180,12 @@ static cavmae_status prepare_on_device(cavmae__raw_inputs *raw, cavmae_model *mo
 
 cavmae_status cavmae__raw_inputs_put(cavmae__raw_inputs *raw, cavmae_model *model, const cavmae_batch *batch, int m,
                                      int64_t first, int64_t count, float *out) {
-    const cavmae__backend_ops *ops = model->backend->ops;
-    return (m ? ops->pictures != NULL : ops->spectrogram != NULL)
-               ? prepare_on_device(raw, model, batch, m, first, count, out)
-               : prepare_on_host(raw, model, batch, m, first, count, out);
+    return model->backend->ops->host_memory ? prepare_on_host(model, batch, m, first, count, out)
+                                            : prepare_on_device(raw, model, batch, m, first, count, out);
 }
 
 void cavmae__raw_inputs_free(cavmae__raw_inputs *raw, cavmae_model *model) {
-    for (int m = 0; m < 2; m++) {
+    for (int m = 0; m < 2; m++)
         if (raw->part[m].device) model->backend->ops->free(model->backend, raw->part[m].device);
-        cavmae__free(model->context, raw->part[m].host);
-    }
     memset(raw, 0, sizeof *raw);
 }

@@ -21,13 +21,11 @@ cavmae_status cavmae__check_raw_inputs(const cavmae__options *options, const cav
 /* The batch's inputs from its clip `clips` on; its other arrays and its count stay. */
 void cavmae__skip_clips(const cavmae__options *options, cavmae_batch *batch, int32_t clips);
 
-/* Memory for preparing, kept from batch to batch; zero-initialised by its owner. */
+/* Memory of a device that prepares, kept from batch to batch; zero-initialised by its owner. */
 typedef struct cavmae__raw_inputs {
     struct {
         void *device; /* samples or pixels, and the operation's workspace */
-        size_t device_size;
-        float *host; /* prepared, where the host prepares */
-        size_t host_size;
+        size_t size;
     } part[2];
 } cavmae__raw_inputs;
 

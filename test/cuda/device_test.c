@@ -418,12 +418,51 @@ static void test_threads(void) {
     }
 }
 
+/* With a tuning file, what was chosen for a shape is told. */
+static void test_told_choices(void) {
+    enum { ROWS = 16, WIDTH = 32 };
+    char path[] = "/tmp/cavmae-device-test-XXXXXX";
+    const int file = mkstemp(path);
+    const int32_t start[] = {0, ROWS / 2, ROWS};
+    cavmae_context_options options = device_options();
+    cavmae_context *context = NULL;
+    const char *info = "";
+    void *qkv = NULL, *o = NULL, *starts = NULL;
+    if (!CHECK(file >= 0)) return;
+    close(file);
+    options.tuning_file = path;
+    if (!CHECK_OK(cavmae_context_create(&options, &context))) return;
+    CHECK_OK(cavmae_context_device_info(context, &info));
+    CHECK(strstr(info, "attention: own") && !strstr(info, "1x32"));
+    cavmae__backend *backend = backend_of(context);
+    CHECK_OK(backend->ops->alloc(backend, ROWS * 3 * WIDTH * 2, &qkv));
+    CHECK_OK(backend->ops->alloc(backend, ROWS * WIDTH * 2, &o));
+    CHECK_OK(backend->ops->alloc(backend, sizeof start, &starts));
+    CHECK_OK(backend->ops->upload(backend, starts, start, sizeof start));
+    CHECK_OK(backend->ops->zero(backend, qkv, ROWS * 3 * WIDTH * 2));
+    const cavmae__attention op = {.heads = 1,
+                                  .head_dim = WIDTH,
+                                  .dtype = CAVMAE_BFLOAT16,
+                                  .segments = {2, ROWS / 2, start, starts},
+                                  .qkv = qkv,
+                                  .o = o};
+    CHECK_OK(backend->ops->attention(backend, &op));
+    CHECK_OK(cavmae_context_device_info(context, &info));
+    CHECK(strstr(info, "\ninfer/1x32/2x8 own") || strstr(info, "\ninfer/1x32/2x8 cudnn"));
+    backend->ops->free(backend, qkv);
+    backend->ops->free(backend, o);
+    backend->ops->free(backend, starts);
+    cavmae_context_free(context);
+    unlink(path);
+}
+
 int main(void) {
     char memory[32];
     snprintf(memory, sizeof memory, "%d", SIMULATED_MEMORY);
     setenv("CUDASIM_MEMORY", memory, 1);
     test_open_and_close();
     test_freed_in_any_order();
+    test_told_choices();
     test_refused();
     test_too_much_at_once();
     test_no_device_memory();
