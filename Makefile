@@ -4,6 +4,7 @@
 #   NATIVE=1              for this machine only (-march=native)
 #   WITHOUT_ONEDNN=1      without oneDNN, which multiplies bfloat16 where the processor is fast at it
 #   CUDA_HOME CUDA_ARCHS  the CUDA toolkit, and what to compile for (default 80 90a 100 120; empty CUDA_HOME: not at all)
+#   MPICC                 MPI's compiler, for the MPI plug-in (default mpicc; empty: not at all)
 #   WERROR=1              warnings are errors
 #   V=1                   show the commands
 #   PREFIX LIBDIR INCLUDEDIR BINDIR DESTDIR   where `make install` puts things
@@ -39,15 +40,17 @@ SOVERSION := $(firstword $(subst ., ,$(VERSION)))
 
 # ---- What there is ----
 
-LIB_DIRS := $(addprefix lib/,base backend backend/cpu frontend io model train infer data)
+LIB_DIRS := $(addprefix lib/,base backend backend/cpu frontend io parallel model train infer data)
 SOURCES := $(sort $(wildcard $(addsuffix /*.c,$(LIB_DIRS))))
 SIMD_SOURCES := $(foreach file,$(SOURCES),$(if $(filter simd_%,$(notdir $(file))),$(file)))
 PLAIN_SOURCES := $(filter-out $(SIMD_SOURCES),$(SOURCES))
 MEDIA_SOURCES := $(sort $(wildcard lib/media/*.c))
+MPI_SOURCES := $(sort $(wildcard lib/mpi/*.c))
 PROGRAMS := $(foreach name,scenes pretrain finetune evaluate embed retrieve inpaint localize extract pack convert average info \
     bench reproduce demo-page,$(if $(wildcard examples/$(name).c),$(name)))
 PROGRAM_HELPERS := $(sort $(wildcard examples/lib/*.c))
 UNIT_TESTS := $(patsubst test/%.c,%,$(sort $(wildcard test/*_test.c)))
+PROGRAM_TESTS := $(patsubst test/%.c,%,$(sort $(wildcard test/programs/*_test.c)))
 CUDA_TESTS := $(patsubst test/%.c,%,$(sort $(wildcard test/cuda/*_test.c)))
 FUZZ_TARGETS := $(patsubst test/fuzz/%.c,%,$(sort $(wildcard test/fuzz/fuzz_*.c)))
 
@@ -58,6 +61,11 @@ NVCC := $(if $(CUDA_HOME),$(wildcard $(CUDA_HOME)/bin/nvcc))
 CUDA_ARCHS ?= 80 90a 100 120
 CUDA_KERNELS := $(sort $(wildcard kernels/*.cu))
 CUDA_SOURCES := $(sort $(wildcard kernels/host/*.c))
+
+# The MPI plug-in is built where MPI's headers are. MPI's compiler is ours with its flags.
+MPICC ?= mpicc
+mpi_cc = OMPI_CC='$(CC)' MPICH_CC='$(CC)' I_MPI_CC='$(CC)' $(MPICC)
+MPI_FOUND := $(if $(MPICC),$(shell echo '\#include <mpi.h>' | $(mpi_cc) -E - >/dev/null 2>&1 && echo 1))
 
 # ---- Flags ----
 
@@ -108,6 +116,7 @@ endef
 OBJ := $(BUILD)/obj
 LIB_OBJECTS := $(PLAIN_SOURCES:%.c=$(OBJ)/%.o) $(foreach isa,$(ISAS),$(SIMD_SOURCES:%.c=$(OBJ)/%.$(isa).o))
 MEDIA_OBJECTS := $(MEDIA_SOURCES:%.c=$(OBJ)/%.o)
+MPI_OBJECTS := $(MPI_SOURCES:%.c=$(OBJ)/%.o)
 CUDA_OBJECTS := $(CUDA_KERNELS:%.cu=$(OBJ)/%.o) $(CUDA_SOURCES:%.c=$(OBJ)/%.o)
 HELPER_OBJECTS := $(PROGRAM_HELPERS:%.c=$(OBJ)/%.o)
 
@@ -115,20 +124,21 @@ SHARED := $(BUILD)/lib/libcavmae.so.$(SOVERSION)
 STATIC := $(BUILD)/lib/libcavmae.a
 MEDIA := $(if $(MEDIA_SOURCES),$(BUILD)/lib/libcavmae-media.so)
 CUDA := $(if $(NVCC),$(BUILD)/lib/libcavmae-cuda.so)
+MPI := $(if $(MPI_FOUND),$(BUILD)/lib/libcavmae-mpi.so)
 INTERNAL := $(BUILD)/test/libcavmae-internal.a
 HELPERS := $(if $(PROGRAM_HELPERS),$(OBJ)/examples.a)
 PROGRAM_FILES := $(PROGRAMS:%=$(BUILD)/bin/cavmae-%)
-TEST_FILES := $(addprefix $(BUILD)/test/,$(UNIT_TESTS) $(FUZZ_TARGETS)) $(if $(wildcard test/golden.c),$(BUILD)/test/golden)
+TEST_FILES := $(addprefix $(BUILD)/test/,$(UNIT_TESTS) $(PROGRAM_TESTS) $(FUZZ_TARGETS)) $(if $(wildcard test/golden.c),$(BUILD)/test/golden)
 
 Q := $(if $(V),,@)
 say = $(if $(V),,@printf '  %-5s %s\n' $(1) $@)
 
-.PHONY: all cuda check test-files cuda-test-files unit asan tsan fuzz fuzz-files lint lint-quick demo bench reproduce install uninstall clean help FORCE
+.PHONY: all cuda mpi check test-files cuda-test-files mpi-test-files unit asan tsan fuzz fuzz-files lint lint-quick demo bench reproduce install uninstall clean help FORCE
 .DELETE_ON_ERROR:
 .SECONDARY:
 .SUFFIXES:
 
-all: $(SHARED) $(BUILD)/lib/libcavmae.so $(STATIC) $(MEDIA) cuda $(PROGRAM_FILES) $(BUILD)/test/golden $(BUILD)/test/op_bench
+all: $(SHARED) $(BUILD)/lib/libcavmae.so $(STATIC) $(MEDIA) cuda mpi $(PROGRAM_FILES) $(BUILD)/test/golden $(BUILD)/test/op_bench
 
 # ---- Compiling ----
 
@@ -142,9 +152,11 @@ COMPILE_STAMP := $(OBJ)/compile.stamp
 LINK_STAMP := $(OBJ)/link.stamp
 LIBDIR_STAMP := $(OBJ)/libdir.stamp
 $(eval $(call stamp,$(COMPILE_STAMP),$(CC) $(CPPFLAGS) $(CFLAGS) $(OWN_FLAGS) $(LIB_FLAGS)))
-$(eval $(call stamp,$(LINK_STAMP),$(LDFLAGS) $(LIBS) $(LIB_OBJECTS) $(MEDIA_OBJECTS) $(HELPER_OBJECTS)))
+$(eval $(call stamp,$(LINK_STAMP),$(LDFLAGS) $(LIBS) $(LIB_OBJECTS) $(MEDIA_OBJECTS) $(MPI_OBJECTS) $(HELPER_OBJECTS)))
 CUDA_STAMP := $(OBJ)/cuda.stamp
 $(eval $(call stamp,$(CUDA_STAMP),$(NVCC) $(NVCC_FLAGS)))
+MPI_STAMP := $(OBJ)/mpi.stamp
+$(eval $(call stamp,$(MPI_STAMP),$(realpath $(shell command -v $(MPICC)))))
 $(eval $(call stamp,$(LIBDIR_STAMP),$(LIBDIR)))
 
 compile = $(Q)mkdir -p $(@D) && $(CC) $(CPPFLAGS) $(CFLAGS) $(OWN_FLAGS) -MMD -MP $(1) -c -o $@ $<
@@ -168,6 +180,11 @@ $(OBJ)/lib/media/%.o: lib/media/%.c $(COMPILE_STAMP)
 	$(call say,CC)
 	$(call compile,-Iinclude $$($(PKG_CONFIG) --cflags $(FFMPEG)))
 
+$(OBJ)/lib/mpi/%.o $(OBJ)/test/mpi/%.o: private override CC := $(mpi_cc)
+$(OBJ)/lib/mpi/%.o: lib/mpi/%.c $(COMPILE_STAMP) $(MPI_STAMP)
+	$(call say,CC)
+	$(call compile,$(PLAIN_FLAGS) -Iinclude)
+
 $(OBJ)/kernels/%.o: kernels/%.cu $(COMPILE_STAMP) $(CUDA_STAMP)
 	$(call say,NVCC)
 	$(Q)mkdir -p $(@D) && $(NVCC) $(NVCC_FLAGS) $(LIB_FLAGS) $(CUDA_FLAGS) -MMD -MP -MF $(@:.o=.d) -c -o $@ $<
@@ -175,7 +192,8 @@ $(OBJ)/kernels/%.o: kernels/%.cu $(COMPILE_STAMP) $(CUDA_STAMP)
 $(OBJ)/kernels/host/%.o: kernels/host/%.c $(COMPILE_STAMP) $(CUDA_STAMP)
 	$(call say,CC)
 	$(call compile,$(PLAIN_FLAGS) $(LIB_FLAGS) $(CUDA_FLAGS) -isystem $(CUDA_HOME)/include \
-	    $(if $(wildcard $(CUDA_HOME)/include/cudnn_graph.h),-DCAVMAE_HAVE_CUDNN))
+	    $(if $(wildcard $(CUDA_HOME)/include/cudnn_graph.h),-DCAVMAE_HAVE_CUDNN) \
+	    $(if $(wildcard $(CUDA_HOME)/include/nccl.h /usr/include/nccl.h),-DCAVMAE_HAVE_NCCL))
 
 $(OBJ)/examples/%.o: examples/%.c $(COMPILE_STAMP)
 	$(call say,CC)
@@ -184,6 +202,15 @@ $(OBJ)/examples/%.o: examples/%.c $(COMPILE_STAMP)
 $(OBJ)/test/%.o: test/%.c $(COMPILE_STAMP)
 	$(call say,CC)
 	$(call compile,$(PLAIN_FLAGS) $(LIB_FLAGS) -Itest -DTEST_LIB_DIR='"$(BUILD)/lib"')
+
+# Of what the programs share.
+$(OBJ)/test/programs/%.o: test/programs/%.c $(COMPILE_STAMP)
+	$(call say,CC)
+	$(call compile,-Iinclude -Iexamples/lib -Itest)
+
+$(OBJ)/test/mpi/%.o: test/mpi/%.c $(COMPILE_STAMP) $(MPI_STAMP)
+	$(call say,CC)
+	$(call compile,-Iinclude -Itest)
 
 # The CUDA backend's, which find the simulator's plug-in by default.
 $(OBJ)/test/cuda/%.o: test/cuda/%.c $(COMPILE_STAMP)
@@ -218,6 +245,15 @@ $(CUDA): $(CUDA_OBJECTS) $(LINK_STAMP)
 	$(Q)mkdir -p $(@D) && $(CC) $(CFLAGS) $(OWN_FLAGS) $(LDFLAGS) -shared -Wl,-z,defs -Wl,--exclude-libs,ALL -o $@ $(CUDA_OBJECTS) \
 	    $(CUDA_LIBS)
 
+# nodelete: what MPI leaves to the end of threads and of the program must find its code.
+$(BUILD)/lib/libcavmae-mpi.so: private override CC := $(mpi_cc)
+$(BUILD)/lib/libcavmae-mpi.so: $(MPI_OBJECTS) $(LINK_STAMP)
+	$(call say,LINK)
+	$(Q)mkdir -p $(@D) && $(CC) $(CFLAGS) $(OWN_FLAGS) $(LDFLAGS) -shared -Wl,-z,defs -Wl,-z,nodelete -o $@ $(MPI_OBJECTS)
+
+mpi: $(MPI)
+	@$(if $(MPI),:,echo 'mpi: no mpi.h for $(or $(MPICC),an empty MPICC): the MPI plug-in is not built')
+
 # On devices; the simulator builds the same files with a C++ compiler alone.
 cuda: $(CUDA)
 	@$(if $(NVCC),:,echo 'cuda: no nvcc in CUDA_HOME, /usr/local/cuda or PATH: the CUDA plug-in is not built')
@@ -241,6 +277,10 @@ $(INTERNAL): $(LIB_OBJECTS) $(LINK_STAMP)
 $(BUILD)/test/%_test: $(OBJ)/test/%_test.o $(INTERNAL)
 	$(call say,LINK)
 	$(Q)mkdir -p $(@D) && $(CC) $(CFLAGS) $(OWN_FLAGS) $(LDFLAGS) -o $@ $< $(INTERNAL) $(LIBS)
+
+$(BUILD)/test/programs/%_test: $(OBJ)/test/programs/%_test.o $(HELPERS) $(INTERNAL)
+	$(call say,LINK)
+	$(Q)mkdir -p $(@D) && $(CC) $(CFLAGS) $(OWN_FLAGS) $(LDFLAGS) -o $@ $< $(HELPERS) $(INTERNAL) $(LIBS)
 
 # Readers of untrusted bytes, with a main that runs their corpus, or with libFuzzer's. --wrap: test/fuzz/fuzz.h says why.
 # The plug-in is linked in where it is fuzzed.
@@ -270,6 +310,15 @@ $(BUILD)/test/golden: $(OBJ)/test/golden.o $(BUILD)/lib/libcavmae.so
 	$(call say,LINK)
 	$(Q)mkdir -p $(@D) && $(CC) $(CFLAGS) $(OWN_FLAGS) $(LDFLAGS) -Wl,-rpath,'$$ORIGIN/../lib' -o $@ $< -L$(BUILD)/lib -lcavmae -lm
 
+# Programs for mpirun: users of the plug-in alone, without MPI of their own, and of the library, with it.
+$(BUILD)/test/mpi_record: $(OBJ)/test/mpi/mpi_record.o
+	$(call say,LINK)
+	$(Q)mkdir -p $(@D) && $(CC) $(CFLAGS) $(OWN_FLAGS) $(LDFLAGS) -o $@ $< -ldl
+$(BUILD)/test/mpi_worlds: private override CC := $(mpi_cc)
+$(BUILD)/test/mpi_worlds: $(OBJ)/test/mpi/mpi_worlds.o $(BUILD)/lib/libcavmae.so
+	$(call say,LINK)
+	$(Q)mkdir -p $(@D) && $(CC) $(CFLAGS) $(OWN_FLAGS) $(LDFLAGS) -Wl,-rpath,'$$ORIGIN/../lib' -o $@ $< -L$(BUILD)/lib -lcavmae -lm
+
 # ---- Simulating CUDA ----
 
 # The CUDA plug-in with its kernels as C++, on test/cudasim in the place of the toolkit. cudasim-races is a second one,
@@ -287,8 +336,9 @@ SIM_CXX_FLAGS := -std=c++17 -fPIC -fvisibility=hidden -fvisibility-inlines-hidde
                  -Wno-unknown-pragmas -Wno-pass-failed $(if $(WERROR),-Werror) $(if $(filter avx2,$(ISAS)),-march=native) \
                  $(PLAIN_FLAGS)
 SIM_FLAGS := $(if $(SANITIZE),-fsanitize=$(SANITIZE) -fno-sanitize-recover=all -fno-omit-frame-pointer)
-# clang's programs bring the sanitizers' runtime, its shared libraries do not.
-SIM_LINK_FLAGS := -shared $(if $(SANITIZE),,-Wl,-z,defs) -Wl,--version-script=test/cudasim/cudasim.map
+# clang's programs bring the sanitizers' runtime, its shared libraries do not. wrap: NCCL is opened by its file's name, and
+# the simulator brings its own.
+SIM_LINK_FLAGS := -shared $(if $(SANITIZE),,-Wl,-z,defs) -Wl,--version-script=test/cudasim/cudasim.map -Wl,--wrap=dlopen
 SIM_HOST_OBJECTS := $(CUDA_SOURCES:%.c=$(OBJ)/cudasim/%.o)
 SIM_OBJECTS := $(SIM_SOURCES:%.cpp=$(OBJ)/cudasim/%.o)
 SIM_RACES_OBJECTS := $(SIM_SOURCES:%.cpp=$(OBJ)/cudasim-races/%.o)
@@ -306,7 +356,7 @@ sim_see_copies = $(OBJCOPY) $(foreach name,memcpy memmove memset,--redefine-sym 
 
 $(OBJ)/cudasim/kernels/host/%.o: kernels/host/%.c $(COMPILE_STAMP) $(SIM_STAMP)
 	$(call say,CC)
-	$(call compile,$(PLAIN_FLAGS) $(LIB_FLAGS) $(CUDA_FLAGS) $(SIM_INCLUDES))
+	$(call compile,$(PLAIN_FLAGS) $(LIB_FLAGS) $(CUDA_FLAGS) $(SIM_INCLUDES) -DCAVMAE_HAVE_NCCL)
 
 $(OBJ)/cudasim/kernels/%.o: kernels/%.cu $(SIM_STAMP)
 	$(call say,CXX)
@@ -344,11 +394,11 @@ $(BUILD)/cudasim-races/libcavmae-cuda.so: $(CUDA_KERNELS:%.cu=$(OBJ)/cudasim-rac
 SIM_TESTS := $(patsubst %.cpp,%,$(sort $(wildcard test/cudasim/*_test.cpp)))
 $(BUILD)/test/cudasim/%_test: $(OBJ)/cudasim/test/cudasim/%_test.o $(SIM_OBJECTS)
 	$(call say,LINK)
-	$(Q)mkdir -p $(@D) && $(CXX) $(CXXFLAGS) $(SIM_CXX_FLAGS) $(SIM_FLAGS) $(LDFLAGS) -o $@ $^ -lm
+	$(Q)mkdir -p $(@D) && $(CXX) $(CXXFLAGS) $(SIM_CXX_FLAGS) $(SIM_FLAGS) $(LDFLAGS) -Wl,--wrap=dlopen -o $@ $^ -lm -ldl
 
 $(BUILD)/test/cudasim/%_races_test: $(OBJ)/cudasim-races/test/cudasim/%_test.o $(SIM_RACES_OBJECTS)
 	$(call say,LINK)
-	$(Q)mkdir -p $(@D) && $(CXX) $(CXXFLAGS) $(SIM_CXX_FLAGS) $(LDFLAGS) -o $@ $^ -lm
+	$(Q)mkdir -p $(@D) && $(CXX) $(CXXFLAGS) $(SIM_CXX_FLAGS) $(LDFLAGS) -Wl,--wrap=dlopen -o $@ $^ -lm -ldl
 
 .PHONY: cudasim cudasim-races check-cuda-sim
 cudasim: $(BUILD)/cudasim/libcavmae-cuda.so $(SIM_TESTS:%=$(BUILD)/%) $(CUDA_TESTS:%=$(BUILD)/test/%) $(OTHER_VERSION)
@@ -364,11 +414,14 @@ export CC CFLAGS BUILD NM PKG_CONFIG VERSION
 
 test-files: $(TEST_FILES) $(MEDIA)
 
-# The simulator's part is made in a second go: only now is there a C++ compiler for certain, or none.
+# The simulator's part and MPI's are made in a second go: only now is there a C++ compiler, and MPI, for certain, or none.
 check: all test-files | $(BUILD)/.setup-check
+	@$(MAKE) --no-print-directory mpi-test-files
 	@if command -v $(CXX) >/dev/null; then $(MAKE) --no-print-directory cudasim cudasim-races cuda-test-files; \
 	    else echo 'check: no C++ compiler ($(CXX)): the CUDA backend is not tested'; fi
 	@bash test/run.sh check
+
+mpi-test-files: mpi $(if $(MPI),$(addprefix $(BUILD)/test/,mpi_record mpi_worlds))
 
 # The CUDA backend's tests, which run in the simulator and on devices.
 cuda-test-files: $(CUDA_TESTS:%=$(BUILD)/test/%) $(OTHER_VERSION) $(TEST_FILES)
@@ -430,7 +483,7 @@ $(BUILD)/cavmae.pc: pkgconfig/cavmae.pc.in include/cavmae.h FORCE
 install: all $(BUILD)/cavmae.pc
 	install -d '$(DESTDIR)$(INCLUDEDIR)' '$(DESTDIR)$(LIBDIR)/pkgconfig' '$(DESTDIR)$(BINDIR)'
 	install -m 644 include/cavmae.h '$(DESTDIR)$(INCLUDEDIR)'
-	install -m 755 $(SHARED) $(MEDIA) $(CUDA) '$(DESTDIR)$(LIBDIR)'
+	install -m 755 $(SHARED) $(MEDIA) $(CUDA) $(MPI) '$(DESTDIR)$(LIBDIR)'
 	install -m 644 $(STATIC) '$(DESTDIR)$(LIBDIR)'
 	ln -sf $(notdir $(SHARED)) '$(DESTDIR)$(LIBDIR)/libcavmae.so'
 	install -m 644 $(BUILD)/cavmae.pc '$(DESTDIR)$(LIBDIR)/pkgconfig'
@@ -438,14 +491,14 @@ install: all $(BUILD)/cavmae.pc
 
 uninstall:
 	rm -f '$(DESTDIR)$(INCLUDEDIR)/cavmae.h' '$(DESTDIR)$(LIBDIR)/pkgconfig/cavmae.pc' $(foreach file,$(notdir \
-	    $(SHARED) $(STATIC) $(MEDIA) $(CUDA)) libcavmae.so,'$(DESTDIR)$(LIBDIR)/$(file)') \
+	    $(SHARED) $(STATIC) $(MEDIA) $(CUDA) $(MPI)) libcavmae.so,'$(DESTDIR)$(LIBDIR)/$(file)') \
 	    $(foreach file,$(notdir $(PROGRAM_FILES)),'$(DESTDIR)$(BINDIR)/$(file)')
 
 clean:
 	rm -rf $(BUILD)
 
 help:
-	@echo 'make            the library, its plug-in and the programs, into $(BUILD)/'
+	@echo 'make            the library, its plug-ins and the programs, into $(BUILD)/'
 	@echo 'make check      all tests; ends with "N passed, N failed"'
 	@echo 'make unit       only the unit tests and golden cases'
 	@echo 'make asan tsan  the same under AddressSanitizer and UBSan, and under ThreadSanitizer'

@@ -6,6 +6,8 @@ build="gcc make pkg-config binutils libc6-dev zlib1g-dev libsamplerate0-dev liba
     libavutil-dev libswscale-dev libjpeg-dev libpng-dev"
 [ -n "${WITHOUT_ONEDNN:-}" ] || build="$build libdnnl-dev"
 check="g++ clang-format cppcheck"
+# Any MPI will do.
+command -v mpicc >/dev/null && command -v mpirun >/dev/null || check="$check libopenmpi-dev openmpi-bin"
 
 case "${1:-}" in
 build) wanted=$build ;;

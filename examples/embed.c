@@ -6,54 +6,26 @@
  *
  * --windows cuts media files of any length into windows, with the time of each: in a .safetensors file as tensors
  * "file", "start" and "end", beside an .npy file as CSV, in a .csv file before the numbers. With --pool one row for
- * each file, the mean over its windows, remains. */
+ * each file, the mean over its windows, remains.
+ *
+ * --shards makes a folder of .safetensors files of so many clips each, and manifest.json, which cavmae_index_load takes;
+ * with --world each rank embeds its part of them. Shards that are there already are left as they are, so that what was
+ * ended goes on where it was, with any number of ranks. */
 #define _GNU_SOURCE
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "embed_manifest.h"
+#include "embed_shards.h"
 #include "embed_windows.h"
-#include "program.h"
+#include "open_world.h"
 
 static int32_t parse_kind(const char *name) {
     static const char *const names[] = {"audio", "visual", "joint"};
     for (int32_t i = 0; i < 3; i++)
         if (!strcmp(name, names[i])) return i;
     die("--kind is audio, visual or joint, not %s", name);
-}
-
-static cavmae_tensor *wrap(cavmae_context *context, void *data, int32_t dtype, int32_t dims, const int64_t *shape) {
-    cavmae_tensor *tensor;
-    check(cavmae_tensor_wrap(context, data, dtype, dims, shape, NULL, NULL, &tensor));
-    return tensor;
-}
-
-static void save(cavmae_context *context, const char *path, const char *kind, const output *o, const clip_list *clips) {
-    int64_t rows[] = {clips->count, o->dim}, tokens[] = {clips->count, o->rows, o->dim},
-            labels[] = {clips->count, clips->classes};
-    int32_t deep = o->tokens || o->rows > 1;
-    cavmae_tensor *tensors[3] = {wrap(context, o->values, CAVMAE_FLOAT32, deep ? 3 : 2, deep ? tokens : rows)};
-    if (ends_with(path, ".npy")) {
-        check(cavmae_tensor_save_npy(tensors[0], path));
-    } else {
-        const char *names[3] = {kind};
-        int64_t count = 1;
-        if (clips->samples) {
-            names[count] = "samples";
-            tensors[count++] = wrap(context, clips->samples, CAVMAE_INT64, 1, &clips->count);
-        }
-        if (clips->labels) {
-            names[count] = "labels";
-            tensors[count++] = wrap(context, clips->labels, CAVMAE_UINT8, 2, labels);
-        }
-        check(
-            cavmae_safetensors_save(context, path, count, names, (const cavmae_tensor *const *)tensors, 0, NULL, NULL));
-    }
-    for (int i = 0; i < 3; i++) cavmae_tensor_free(tensors[i]);
-    printf("%s: %lld clips, %s [", path, (long long)clips->count, kind);
-    if (deep) printf("%lld, ", (long long)o->rows);
-    printf("%lld]\n", (long long)o->dim);
 }
 
 /* Windows and where they lie; a file's mean lies nowhere. */
@@ -100,6 +72,22 @@ static double parse_seconds(const char *name, const char *text) {
     return seconds;
 }
 
+/* The clips of a manifest, or files, as a folder of shards: this rank's part of them. */
+static void make_shards(cavmae_context *context, cavmae_model *model, const char *manifest, const char *labels,
+                        const words *media, int32_t frames, const output *one, const shard_folder *folder) {
+    corpus all = {.files = media, .frames = frames, .count = media->count};
+    if (manifest) {
+        cavmae_config *config = gallery_config(model);
+        /* A row for each clip, so that rows are numbered as clips are. */
+        check(cavmae_config_set(config, "broken", "error"));
+        check(cavmae_loader_create(config, manifest, labels, &all.loader));
+        cavmae_config_free(config);
+        all.count = cavmae_loader_count(all.loader);
+    }
+    embed_shards(context, model, &all, one, folder);
+    cavmae_loader_free(all.loader);
+}
+
 /* A sound and a picture from two files: what cavmae_embed_file does for one, step by step. */
 static void embed_pair(cavmae_context *context, cavmae_model *model, const char *sound, const char *picture,
                        const output *o) {
@@ -143,9 +131,10 @@ static void embed_pair(cavmae_context *context, cavmae_model *model, const char 
 int main(int argc, char **argv) {
     const char *model_path = NULL, *manifest = NULL, *labels = NULL, *sound = NULL, *picture = NULL,
                *kind_name = "joint";
-    const char *out = NULL, *device = NULL, *window = NULL, *hop = NULL;
+    const char *out = NULL, *device = NULL, *window = NULL, *hop = NULL, *shards = NULL;
     words media = {0};
-    int32_t tokens = 0, threads = 0, frames = 0, pool = 0;
+    world_options w = {0};
+    int32_t tokens = 0, threads = 0, frames = 0, pool = 0, shard_clips = 10000;
     const option options[] = {
         {.name = "--model", .value = "F", .help = "model file, checkpoint or .pth", .text = &model_path},
         {.name = "--manifest", .value = "M.json", .help = "embed its clips", .text = &manifest},
@@ -169,26 +158,44 @@ int main(int argc, char **argv) {
         {.name = "--hop", .value = "SECONDS", .help = "from window to window (the window's length)", .text = &hop},
         {.name = "--pool", .help = "with --windows: a file's mean over them", .flag = &pool},
         {.name = "--out", .value = "FILE", .help = ".npy or .safetensors; with --windows also .csv", .text = &out},
+        {.name = "--shards",
+         .value = "DIR",
+         .help = "instead of --out: a folder of .safetensors files and manifest.json; goes on where it was ended",
+         .text = &shards},
+        {.name = "--shard-clips", .value = "N", .help = "clips of a shard (10000)", .number = &shard_clips},
+        WORLD_OPTIONS(w),
         {.name = "--threads", .value = "N", .help = "0: one for each CPU (0)", .number = &threads},
         {.name = "--device", .value = "D", .help = DEVICE_HELP, .text = &device},
         {0}};
     read_options(argc, argv, "embeds clips", options);
-    if (!model_path || !out) die("--model and --out are needed");
-    if (!ends_with(out, ".npy") && !ends_with(out, ".safetensors") && !(window && ends_with(out, ".csv")))
+    if (!model_path || !out == !shards) die("--model and either --out or --shards are needed");
+    if (shards && ((!manifest && !media.count) || window))
+        die("--shards goes with --manifest or --media, without --windows");
+    if (w.kind && !shards) die("--world goes with --shards");
+    if (shard_clips < 1) die("--shard-clips is at least 1");
+    if (out && !ends_with(out, ".npy") && !ends_with(out, ".safetensors") && !(window && ends_with(out, ".csv")))
         die("--out ends with .npy or .safetensors, not as in %s", out);
     if ((window || frames) && !media.count) die("--windows and --frames go with --media");
     if ((hop || pool) && !window) die("--hop and --pool go with --windows");
     if ((manifest != NULL) + (media.count > 0) + (sound || picture) != 1)
         die("give --manifest, --media, or --audio and --image");
-    if (labels && (!manifest || ends_with(out, ".npy"))) die("--labels goes with --manifest and a .safetensors file");
+    if (labels && (!manifest || (out && ends_with(out, ".npy"))))
+        die("--labels goes with --manifest and a .safetensors file");
     int32_t kind = parse_kind(kind_name);
 
-    cavmae_context *context = open_context(device, threads, NULL);
+    cavmae_context *context = open_context_in(&w, device, threads, NULL);
     cavmae_model *model;
     output o;
     clip_list clips = {0};
     check(cavmae_model_load(context, model_path, 0, NULL, &model));
-    if (manifest) {
+    if (shards) {
+        (void)open_world(&w, context, NULL); /* for its numbers: ranks need nothing of one another */
+        const shard_folder folder = {
+            .path = shards, .kind = kind_name, .clips = shard_clips, .rank = w.rank, .ranks = w.size};
+        o = new_framed_output(model, kind, tokens, 1, frames);
+        make_shards(context, model, manifest, labels, &media, frames, &o, &folder);
+        close_world(&w);
+    } else if (manifest) {
         cavmae_loader *loader = open_gallery(model, manifest, labels);
         o = new_output(model, kind, tokens, cavmae_loader_count(loader));
         clips = embed_gallery(model, loader, &o, 1);
@@ -214,7 +221,7 @@ int main(int argc, char **argv) {
         embed_pair(context, model, sound, picture, &o);
         clips.count = 1;
     }
-    if (!window) save(context, out, kind_name, &o, &clips);
+    if (!window && !shards) save_clips(context, out, kind_name, &o, &clips, NULL, NULL);
 
     free_clips(&clips);
     free(o.values);

@@ -5,6 +5,8 @@
  * epoch-N.safetensors of the epochs from key average_from on, and their mean, model-average.safetensors. Ctrl-C and
  * --resume as of cavmae-pretrain.
  *
+ * --world as of cavmae-pretrain; rank 0 writes the files.
+ *
  * --probe trains the head alone. Where nothing changes a clip from epoch to epoch (no augmentation, a fixed frame) the
  * encoder sees each clip once, before the first epoch. */
 #define _GNU_SOURCE
@@ -16,6 +18,7 @@
 
 #include "class_scores.h"
 #include "feature_cache.h"
+#include "open_world.h"
 #include "program.h"
 #include "training.h"
 
@@ -30,6 +33,7 @@ typedef struct run {
     const char *out;
     int64_t epochs, checkpoint_steps, average_from; /* average_from 0: none; epochs count from 1 there */
     int32_t classes;
+    world_options world;
     cavmae_context *context;
     cavmae_config *config;
     cavmae_model *model;
@@ -66,7 +70,7 @@ static void open_validation(run *r, const char *manifest, const char *labels) {
     r->validates = 1;
     r->validation.cached = r->data.cached;
     if (r->validation.cached)
-        cache_features(&r->validation.cache, r->model, config, manifest, labels);
+        cache_features(&r->validation.cache, r->model, config, manifest, labels, r->world.world);
     else
         check(cavmae_loader_create(config, manifest, labels, &r->validation.loader));
     cavmae_config_free(config);
@@ -99,6 +103,7 @@ typedef struct validation {
     class_report report;
 } validation;
 
+/* Of all ranks, and the report is rank 0's. */
 static validation measure(run *r, cavmae_trainer *trainer) {
     const cavmae_batch *batch;
     const char *loss;
@@ -109,29 +114,33 @@ static validation measure(run *r, cavmae_trainer *trainer) {
         cavmae_step_result s = {.struct_size = sizeof s};
         cavmae_tensor *logits;
         check(cavmae_finetune_evaluate(trainer, batch, &s));
+        v.loss += (double)clips_of(batch) * s.loss;
+        add_batch(&scores, clips_of(batch));
+        if (!batch->count) continue;
         check(cavmae_trainer_output(trainer, CAVMAE_OUT_LOGITS, &logits));
         add_scores(&scores, cavmae_tensor_data(logits), batch->labels, batch->count);
         cavmae_tensor_free(logits);
-        v.loss += batch->count * s.loss;
     }
+    gather_scores(&scores, r->world.world);
     if (!scores.count) die("the validation manifest has no clips");
     check(cavmae_config_get_str(r->config, CAVMAE_P_LOSS, &loss));
     if (!strcmp(loss, "ce")) softmax_rows(scores.scores, scores.count, scores.classes);
     v.loss /= (double)scores.count;
-    v.report = report_scores(r->context, &scores, NULL, 0);
+    if (r->world.rank == 0) v.report = report_scores(r->context, &scores, NULL, 0);
     free_scores(&scores);
     return v;
 }
 
 static void print_validation(const char *what, const validation *v) {
-    fprintf(stderr, "%s: validation loss %.4f  mAP %.4f  AUC %.4f  right %.1f %%, among the first five %.1f %%\n", what,
-            v->loss, v->report.classes.mean_average_precision, v->report.classes.mean_auc,
-            100 * v->report.top1.accuracy, 100 * v->report.top5.accuracy);
+    note("%s: validation loss %.4f  mAP %.4f  AUC %.4f  right %.1f %%, among the first five %.1f %%", what, v->loss,
+         v->report.classes.mean_average_precision, v->report.classes.mean_auc, 100 * v->report.top1.accuracy,
+         100 * v->report.top5.accuracy);
 }
 
 static void validate(run *r, int64_t epoch) {
     char what[40];
     validation v = measure(r, r->trainer);
+    if (r->world.rank > 0) return;
     csv_line(&r->folder.validation, epoch, "%.9g,%.9g,%.9g,%.9g,%.9g,%.9g,%.9g", v.loss,
              v.report.classes.mean_average_precision, v.report.classes.mean_auc, v.report.classes.d_prime,
              v.report.top1.accuracy, v.report.top5.accuracy, v.report.top1.mean_class_accuracy);
@@ -156,20 +165,20 @@ static void average(run *r) {
         paths[i] = each[i];
     }
     snprintf(path, sizeof path, "%s/model-average.safetensors", r->out);
-    check(cavmae_average_models(r->context, paths, count, path));
-    fprintf(stderr, "%s: mean of epochs %" PRId64 " to %" PRId64 "\n", path, r->average_from, r->epochs);
+    if (r->world.rank == 0) check(cavmae_average_models(r->context, paths, count, path));
+    note("%s: mean of epochs %" PRId64 " to %" PRId64, path, r->average_from, r->epochs);
     free(each);
     free(paths);
     if (!r->validates) return;
-    cavmae_model *model;
+    cavmae_model *model = r->model; /* becomes rank 0's with the trainer */
     cavmae_trainer *trainer;
-    check(cavmae_model_load(r->context, path, 0, NULL, &model));
+    if (r->world.rank == 0) check(cavmae_model_load(r->context, path, 0, NULL, &model));
     check(cavmae_trainer_create(model, NULL, r->config, &trainer));
     validation v = measure(r, trainer);
     print_validation("averaged", &v);
     free_report(&v.report);
     cavmae_trainer_free(trainer);
-    cavmae_model_free(model);
+    if (model != r->model) cavmae_model_free(model);
 }
 
 /* ---- Training ---- */
@@ -177,13 +186,14 @@ static void average(run *r) {
 static void end_epoch(run *r, int64_t epoch) {
     char path[4096];
     if (r->validates) validate(r, epoch);
-    if (!r->average_from || epoch + 1 < r->average_from) return;
+    if (!r->average_from || epoch + 1 < r->average_from || r->world.rank > 0) return;
     epoch_path(r, epoch + 1, path);
     check(cavmae_model_save(r->model, path));
 }
 
 static void report_steps(run *r, int64_t epoch, int32_t wait, cavmae_step_result *s) {
     while (next_result(r->trainer, wait, s)) {
+        if (r->world.rank > 0) continue;
         log_step(r, s, epoch);
         show_step(r, s, epoch, was_interrupted());
     }
@@ -202,20 +212,21 @@ static int32_t train(run *r) {
             if (epoch >= r->epochs) return 1; /* the checkpoint was of a finished run */
             check(cavmae_finetune_step(r->trainer, batch, NULL));
             r->pace.steps++;
-            r->pace.clips += batch->count;
+            r->pace.clips += clips_of(batch);
             taken++;
             report_steps(r, epoch, 0, &s);
         } else {
             report_steps(r, epoch, 1, &s);
-            if (r->pace.steps) show_step(r, &s, epoch, 1);
+            if (r->pace.steps && r->world.rank == 0) show_step(r, &s, epoch, 1);
             end_epoch(r, epoch);
         }
-        if (!batch || was_interrupted() || taken % r->checkpoint_steps == 0) {
+        const int32_t stops = any_interrupted(r->world.world, taken, !batch);
+        if (!batch || stops || taken % r->checkpoint_steps == 0) {
             report_steps(r, epoch, 1, &s);
             check(cavmae_checkpoint_save(r->trainer, r->data.loader, r->folder.checkpoint));
         }
         if (!batch && epoch + 1 >= r->epochs) return 1;
-        if (was_interrupted()) return 0;
+        if (stops) return 0;
     }
 }
 
@@ -239,30 +250,21 @@ static cavmae_config *configure(cavmae_context *context, cavmae_model *pretraine
 static void adapt(run *r, cavmae_model *pretrained) {
     cavmae_load_report report = {.struct_size = sizeof report};
     check(cavmae_model_adapt(r->config, pretrained, &report, &r->model));
-    fprintf(stderr, "%d classes; %" PRId64 " parameters taken over, %" PRId64 " new\n", (int)r->classes, report.matched,
-            report.missing);
-}
-
-/* Of a run without a loader the checkpoint's step says the place. */
-static int64_t step_of(cavmae_context *context, const char *path) {
-    cavmae_safetensors *file;
-    long long step;
-    check(cavmae_safetensors_open(context, path, &file));
-    const char *training = cavmae_safetensors_metadata(file, "cavmae.training");
-    const char *at = training ? strstr(training, "\"step\":") : NULL;
-    if (!at || sscanf(at, "\"step\": %lld", &step) != 1) die("%s is not a checkpoint", path);
-    cavmae_safetensors_free(file);
-    return step;
+    note("%d classes; %" PRId64 " parameters taken over, %" PRId64 " new", (int)r->classes, report.matched,
+         report.missing);
 }
 
 static void start(run *r, int32_t resume) {
     r->folder.losses.header = "step,epoch,loss,accuracy,lr,grad_norm";
     r->folder.validation.header = "epoch,loss,map,auc,d_prime,top1,top5,mean_class_accuracy";
-    if (!open_run_folder(&r->folder, r->out, resume)) return;
+    if (!open_run_folder(&r->folder, r->out, resume, r->world.world)) return;
     check(cavmae_checkpoint_load(r->trainer, r->data.loader, r->folder.checkpoint));
-    if (r->data.cached) seek_cache(&r->data.cache, step_of(r->context, r->folder.checkpoint));
-    fprintf(stderr, "going on from %s, after %" PRId64 " updates\n", r->folder.checkpoint,
-            cavmae_optimizer_updates(r->optimizer));
+    if (r->data.cached) { /* without a loader the checkpoint's step says the place */
+        cavmae_step_result s = {.struct_size = sizeof s};
+        check(cavmae_trainer_result(r->trainer, 1, &s));
+        seek_cache(&r->data.cache, s.step);
+    }
+    note("going on from %s, after %" PRId64 " updates", r->folder.checkpoint, cavmae_optimizer_updates(r->optimizer));
 }
 
 int main(int argc, char **argv) {
@@ -293,6 +295,7 @@ int main(int argc, char **argv) {
         {.name = "--resume", .help = "go on from DIR/checkpoint.safetensors", .flag = &resume},
         {.name = "--threads", .value = "N", .help = "0: one for each CPU (0)", .number = &threads},
         {.name = "--device", .value = "D", .help = DEVICE_HELP, .text = &device},
+        WORLD_OPTIONS(r.world),
         {0}};
     read_options(argc, argv, "fine-tunes a pretrained model on a manifest's classes", options);
     if (!pretrained_path || !data || !labels || !r.out) die("--model, --data, --labels and --out are needed");
@@ -300,9 +303,11 @@ int main(int argc, char **argv) {
     if (!recipe && !probe) recipe = "finetune-as20k";
 
     cavmae_model *pretrained;
-    r.context = open_context(device, threads, NULL);
+    r.context = open_context_in(&r.world, device, threads, NULL);
+    open_world(&r.world, r.context, r.out);
     check(cavmae_model_load(r.context, pretrained_path, 0, NULL, &pretrained));
     r.config = configure(r.context, pretrained, recipe, probe, &settings);
+    check(cavmae_config_set_world(r.config, r.world.world));
     r.epochs = whole_number(r.config, CAVMAE_P_EPOCHS);
     if (averages) r.average_from = whole_number(r.config, CAVMAE_P_AVERAGE_FROM);
     if (averages && (r.average_from < 1 || r.average_from > r.epochs))
@@ -317,8 +322,8 @@ int main(int argc, char **argv) {
     if (r.data.cached) {
         cavmae_loader_free(r.data.loader);
         r.data.loader = NULL;
-        cache_features(&r.data.cache, r.model, r.config, data, labels);
-        fprintf(stderr, "features of %" PRId64 " clips, once for all epochs\n", r.data.cache.count);
+        cache_features(&r.data.cache, r.model, r.config, data, labels, r.world.world);
+        note("features of %" PRId64 " clips, once for all epochs", r.data.cache.count);
     }
     if (batches_of(&r.data) < 1) die("%s has less than one batch of clips", data);
     if (val) open_validation(&r, val, labels);
@@ -331,13 +336,13 @@ int main(int argc, char **argv) {
     if (done) {
         char final[4096];
         snprintf(final, sizeof final, "%s/model.safetensors", r.out);
-        check(cavmae_model_save(r.model, final));
+        if (r.world.rank == 0) check(cavmae_model_save(r.model, final));
         if (averages) average(&r);
     } else {
-        fprintf(stderr, "interrupted; --resume goes on from %s\n", r.folder.checkpoint);
+        note("interrupted; --resume goes on from %s", r.folder.checkpoint);
     }
     if (r.data.loader && cavmae_loader_broken(r.data.loader))
-        fprintf(stderr, "%" PRId64 " samples could not be read\n", cavmae_loader_broken(r.data.loader));
+        warn("%" PRId64 " samples could not be read", cavmae_loader_broken(r.data.loader));
 
     close_run_folder(&r.folder);
     cavmae_trainer_free(r.trainer);
@@ -346,6 +351,7 @@ int main(int argc, char **argv) {
     free_data(&r.data);
     free_data(&r.validation);
     cavmae_config_free(r.config);
+    close_world(&r.world);
     cavmae_context_free(r.context);
     free(settings.word);
     return done ? 0 : 130;

@@ -2,18 +2,23 @@
  *
  * Into --out DIR go losses.csv (a line a step), val.csv (a line an epoch), checkpoint.safetensors (every
  * checkpoint_steps and at each epoch's end) and, when all epochs are done, model.safetensors. Ctrl-C finishes the
- * step, writes a checkpoint and ends; --resume goes on from there, bit for bit. A second Ctrl-C ends at once. */
+ * step, writes a checkpoint and ends; --resume goes on from there, bit for bit. A second Ctrl-C ends at once.
+ *
+ * --world auto trains together with the other ranks that torchrun, srun or mpirun started: docs/PARALLEL.md. Rank 0
+ * writes the files. */
 #define _GNU_SOURCE
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
+#include "open_world.h"
 #include "program.h"
 #include "training.h"
 
 typedef struct run {
     int64_t epochs, checkpoint_steps;
+    world_options world;
     cavmae_context *context;
     cavmae_config *config;
     cavmae_model *model;
@@ -40,17 +45,18 @@ static void log_step(run *r, const cavmae_step_result *s, int64_t epoch) {
 static void validate(run *r, int64_t epoch) {
     int64_t clips;
     cavmae_step_result s = mean_losses(r->trainer, r->validation, &clips);
+    if (r->world.rank > 0) return;
     csv_line(&r->folder.validation, epoch, "%.9g,%.9g,%.9g,%.9g,%.9g", s.loss, s.loss_mae_a, s.loss_mae_v, s.loss_c,
              s.accuracy);
-    fprintf(stderr,
-            "epoch %" PRId64 ": validation loss %.4f (audio %.4f, visual %.4f, contrast %.4f, matched %.0f %%)\n",
-            epoch + 1, s.loss, s.loss_mae_a, s.loss_mae_v, s.loss_c, 100 * s.accuracy);
+    note("epoch %" PRId64 ": validation loss %.4f (audio %.4f, visual %.4f, contrast %.4f, matched %.0f %%)", epoch + 1,
+         s.loss, s.loss_mae_a, s.loss_mae_v, s.loss_c, 100 * s.accuracy);
 }
 
 /* ---- Training ---- */
 
 static void report_steps(run *r, int64_t epoch, int32_t wait, cavmae_step_result *s) {
     while (next_result(r->trainer, wait, s)) {
+        if (r->world.rank > 0) continue;
         log_step(r, s, epoch);
         show_step(r, s, epoch, was_interrupted());
     }
@@ -70,20 +76,21 @@ static int32_t train(run *r) {
             if (epoch >= r->epochs) return 1; /* the checkpoint was of a finished run */
             check(cavmae_pretrain_step(r->trainer, batch, NULL));
             r->pace.steps++;
-            r->pace.clips += batch->count;
+            r->pace.clips += clips_of(batch);
             taken++;
             report_steps(r, epoch, 0, &s);
         } else {
             report_steps(r, epoch, 1, &s);
-            if (r->pace.steps) show_step(r, &s, epoch, 1);
+            if (r->pace.steps && r->world.rank == 0) show_step(r, &s, epoch, 1);
             if (r->validation) validate(r, epoch);
         }
-        if (!batch || was_interrupted() || taken % r->checkpoint_steps == 0) {
+        const int32_t stops = any_interrupted(r->world.world, taken, !batch);
+        if (!batch || stops || taken % r->checkpoint_steps == 0) {
             report_steps(r, epoch, 1, &s);
             check(cavmae_checkpoint_save(r->trainer, r->loader, r->folder.checkpoint));
         }
         if (!batch && epoch + 1 >= r->epochs) return 1;
-        if (was_interrupted()) return 0;
+        if (stops) return 0;
     }
 }
 
@@ -103,17 +110,16 @@ static void make_model(run *r, cavmae_model *from) {
         return;
     }
     check(cavmae_model_adapt(r->config, from, &report, &r->model));
-    fprintf(stderr, "%" PRId64 " parameters taken over, %" PRId64 " new\n", report.matched, report.missing);
+    note("%" PRId64 " parameters taken over, %" PRId64 " new", report.matched, report.missing);
     cavmae_model_free(from);
 }
 
 static void start(run *r, const char *out, int32_t resume) {
     r->folder.losses.header = "step,epoch,loss,loss_mae_a,loss_mae_v,loss_c,accuracy,lr,grad_norm";
     r->folder.validation.header = "epoch,loss,loss_mae_a,loss_mae_v,loss_c,accuracy";
-    if (!open_run_folder(&r->folder, out, resume)) return;
+    if (!open_run_folder(&r->folder, out, resume, r->world.world)) return;
     check(cavmae_checkpoint_load(r->trainer, r->loader, r->folder.checkpoint));
-    fprintf(stderr, "going on from %s, after %" PRId64 " updates\n", r->folder.checkpoint,
-            cavmae_optimizer_updates(r->optimizer));
+    note("going on from %s, after %" PRId64 " updates", r->folder.checkpoint, cavmae_optimizer_updates(r->optimizer));
 }
 
 int main(int argc, char **argv) {
@@ -148,13 +154,15 @@ int main(int argc, char **argv) {
         {.name = "--resume", .help = "go on from DIR/checkpoint.safetensors", .flag = &resume},
         {.name = "--threads", .value = "N", .help = "0: one for each CPU (0)", .number = &threads},
         {.name = "--device", .value = "D", .help = DEVICE_HELP, .text = &device},
+        WORLD_OPTIONS(r.world),
         {0}};
     read_options(argc, argv, "trains a model on a manifest", options);
     if (!data || !out) die("--data or --media, and --out are needed");
     r.checkpoint_steps = take_checkpoint_steps(&settings);
 
-    r.context = open_context(device, threads, NULL);
+    r.context = open_context_in(&r.world, device, threads, NULL);
     r.config = open_config(r.context, preset, &(words){0});
+    open_world(&r.world, r.context, out);
     if (from_path) {
         check(cavmae_model_load(r.context, from_path, 0, NULL, &from));
         take_model_keys(r.config, from);
@@ -163,6 +171,7 @@ int main(int argc, char **argv) {
     }
     if (recipe) check(cavmae_config_apply(r.config, recipe));
     apply_settings(r.config, &settings);
+    check(cavmae_config_set_world(r.config, r.world.world));
     r.epochs = whole_number(r.config, CAVMAE_P_EPOCHS);
     check(cavmae_loader_create(r.config, data, labels, &r.loader));
     if (cavmae_loader_batches(r.loader) < 1)
@@ -178,12 +187,9 @@ int main(int argc, char **argv) {
     char final[4096];
     snprintf(final, sizeof final, "%s/model.safetensors", out);
     int32_t done = train(&r);
-    if (done)
-        check(cavmae_model_save(r.model, final));
-    else
-        fprintf(stderr, "interrupted; --resume goes on from %s\n", r.folder.checkpoint);
-    if (cavmae_loader_broken(r.loader))
-        fprintf(stderr, "%" PRId64 " samples could not be read\n", cavmae_loader_broken(r.loader));
+    if (done && r.world.rank == 0) check(cavmae_model_save(r.model, final));
+    if (!done) note("interrupted; --resume goes on from %s", r.folder.checkpoint);
+    if (cavmae_loader_broken(r.loader)) warn("%" PRId64 " samples could not be read", cavmae_loader_broken(r.loader));
 
     close_run_folder(&r.folder);
     cavmae_trainer_free(r.trainer);
@@ -192,6 +198,7 @@ int main(int argc, char **argv) {
     cavmae_loader_free(r.loader);
     cavmae_loader_free(r.validation);
     cavmae_config_free(r.config);
+    close_world(&r.world);
     cavmae_context_free(r.context);
     free(settings.word);
     return done ? 0 : 130;

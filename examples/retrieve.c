@@ -1,5 +1,8 @@
 /* cavmae-retrieve: how well sound finds pictures and pictures find sound in a manifest; or, with --query FILE, which of
- * its clips fit a file best. --sheet shows what was found. */
+ * its clips fit a file best. --sheet shows what was found.
+ *
+ * --index searches in what cavmae-embed --shards made, its manifest.json, or an index file, instead; with --world each rank
+ * holds a part of the shards, and rank 0 tells what all of them found. */
 #define _GNU_SOURCE
 #include <stdio.h>
 #include <stdlib.h>
@@ -7,8 +10,8 @@
 
 #include "clip_input.h"
 #include "embed_manifest.h"
+#include "open_world.h"
 #include "png_file.h"
-#include "program.h"
 #include "sheet.h"
 
 static void print_metrics(cavmae_context *context, const char *direction, const output *queries, const output *gallery,
@@ -148,8 +151,37 @@ static void search(const searcher *s, const char *path, const char *sheet_path) 
     free(query[1].values);
 }
 
+/* ---- In an index ---- */
+
+/* By the query's sound or its picture, whatever kind of embeddings the index has. loader, or NULL: where names are. */
+static void search_index(cavmae_context *context, cavmae_model *model, cavmae_loader *loader, const world_options *w,
+                         const char *index_path, const char *path, const char *by, int32_t k) {
+    cavmae_index *index;
+    output query = new_output(model, !strcmp(by, "sound") ? KIND_AUDIO : KIND_VISUAL, 0, 1);
+    cavmae_embedding embedding = {.struct_size = sizeof embedding};
+    int64_t *ids = allocate((size_t)k, sizeof *ids);
+    float *scores = allocate((size_t)k, sizeof *scores);
+    request(&embedding, &query, 0);
+    check(cavmae_embed_file(model, path, &embedding));
+    check(cavmae_index_load_part(context, index_path, w->rank, w->size, NULL, &index));
+    if (cavmae_index_dim(index) != query.dim)
+        die("%s has embeddings of width %d, the model %d", index_path, (int)cavmae_index_dim(index), (int)query.dim);
+    check(cavmae_index_search_world(index, w->world, query.values, 1, k, ids, scores));
+    for (int32_t i = 0; i < k && ids[i] >= 0 && w->rank == 0; i++) {
+        cavmae_loader_item item = {.struct_size = sizeof item};
+        if (loader) check(cavmae_loader_item_at(loader, ids[i], &item));
+        printf("%4d  %7.4f  %lld  %s\n", (int)i + 1, (double)scores[i], (long long)ids[i], item.id ? item.id : "");
+    }
+    cavmae_index_free(index);
+    free(query.values);
+    free(ids);
+    free(scores);
+}
+
 int main(int argc, char **argv) {
     const char *model_path = NULL, *manifest = NULL, *query = NULL, *sheet_path = NULL, *device = NULL;
+    const char *index = NULL, *by = "sound";
+    world_options w = {0};
     int32_t k = 10, threads = 0;
     const option options[] = {
         {.name = "--model", .value = "F", .help = "model file, checkpoint or .pth", .text = &model_path},
@@ -163,18 +195,36 @@ int main(int argc, char **argv) {
          .value = "P.png",
          .help = "what was found, as pictures and spectrograms",
          .text = &sheet_path},
+        {.name = "--index",
+         .value = "I",
+         .help = "with --query: search in this index, or manifest.json of shards; clips' names are --manifest's",
+         .text = &index},
+        {.name = "--by", .value = "B", .help = "with --index: the query's sound or picture (sound)", .text = &by},
+        WORLD_OPTIONS(w),
         {.name = "--threads", .value = "N", .help = "0: one for each CPU (0)", .number = &threads},
         {.name = "--device", .value = "D", .help = DEVICE_HELP, .text = &device},
         {0}};
     read_options(argc, argv, "searches a manifest by sound and picture", options);
-    if (!model_path || !manifest) die("--model and --manifest are needed");
+    if (!model_path || (!manifest && !index)) die("--model, and --manifest or --index, are needed");
+    if (index && (!query || sheet_path)) die("--index goes with --query, without --sheet");
+    if (strcmp(by, "sound") != 0 && strcmp(by, "picture") != 0) die("--by is sound or picture, not %s", by);
+    if (w.kind && !index) die("--world goes with --index");
     if (k < 1) die("-k must be at least 1");
 
-    cavmae_context *context = open_context(device, threads, NULL);
+    cavmae_context *context = open_context_in(&w, device, threads, NULL);
     cavmae_model *model;
     check(cavmae_model_load(context, model_path, 0, NULL, &model));
     if (sheet_path) need_files(context, manifest);
-    cavmae_loader *loader = open_gallery(model, manifest, NULL);
+    cavmae_loader *loader = manifest ? open_gallery(model, manifest, NULL) : NULL;
+    if (index) {
+        (void)open_world(&w, context, NULL);
+        search_index(context, model, loader, &w, index, query, by, k);
+        close_world(&w);
+        cavmae_loader_free(loader);
+        cavmae_model_free(model);
+        cavmae_context_free(context);
+        return 0;
+    }
     int64_t count = cavmae_loader_count(loader);
     output gallery[2] = {new_output(model, KIND_AUDIO, 0, count), new_output(model, KIND_VISUAL, 0, count)};
     clip_list clips = embed_gallery(model, loader, gallery, 2);

@@ -85,7 +85,8 @@ typedef int32_t cavmae_status;
 #define CAVMAE_E_CANCELLED ((cavmae_status)-11)  /* the cancel callback said so */
 #define CAVMAE_E_NOT_FINITE ((cavmae_status)-12) /* a loss, gradient or embedding is NaN or infinite */
 #define CAVMAE_E_STATE ((cavmae_status)-13)      /* the call does not fit what the object is doing */
-#define CAVMAE_E_INTERNAL ((cavmae_status)-99)   /* a fault of this library: please report it */
+#define CAVMAE_E_PEER ((cavmae_status)-14)     /* another rank of a world failed, is missing, or does something else */
+#define CAVMAE_E_INTERNAL ((cavmae_status)-99) /* a fault of this library: please report it */
 
 /* Static text, never NULL. Any thread. */
 CAVMAE_API const char *cavmae_status_str(cavmae_status status);
@@ -246,6 +247,16 @@ typedef struct cavmae_config cavmae_config;
     312 /* modality_dropout: probability that training shows a clip with one modality only, either at equal odds,
          * through that modality's own stream. Mode multimodal only. 0 */
 
+#define CAVMAE_P_CONTRAST_SCOPE                                                                                        \
+    313 /* contrast_scope: what a clip is contrasted with: "local", its shard of the batch (the paper: 27 clips on each
+         * of 4 GPUs), or "global", the batch of the whole world, with exact gradients */
+#define CAVMAE_P_CONTRAST_SHARDS                                                                                       \
+    314 /* contrast_shards: equal parts of the world's batch that contrast_scope local means; a multiple of the ranks, so
+         * that one GPU trains as four did. 0: as many as ranks. 0 */
+#define CAVMAE_P_LOSS_REDUCE                                                                                           \
+    315 /* loss_reduce: "mean" over the world's clips, or "sum": the gradient is that of the sum of the shards' losses, as
+         * the reference's DataParallel. Reported losses are means */
+
 /* Training. */
 #define CAVMAE_P_OPTIMIZER                                                                                             \
     400                           /* optimizer: "adam" (weight decay added to the gradient, as torch.optim.Adam) or
@@ -276,9 +287,19 @@ typedef struct cavmae_config cavmae_config;
 #define CAVMAE_P_EPOCHS 418 /* epochs: how long a recipe trains; for programs, the library does not read it. 25 */
 #define CAVMAE_P_AVERAGE_FROM                                                                                          \
     419 /* average_from: a recipe's first epoch whose checkpoint goes into the average; for programs. 0: none. 0 */
+#define CAVMAE_P_CHUNK                                                                                                 \
+    420 /* chunk: clips of a rank's batch that are computed at once, for contrastive batches that memory does not hold:
+         * first all embeddings, then, chunk by chunk with the same masks again, losses and gradients, which are exactly
+         * the whole batch's. Pretraining only. 0: all at once */
+#define CAVMAE_P_REDUCE_DTYPE 421 /* reduce_dtype: of gradients on their way between ranks: "float32" or "bfloat16" */
+#define CAVMAE_P_BUCKET_MB                                                                                             \
+    422 /* bucket_mb: gradients are sent in pieces of so many MiB, while others are computed. 25 */
+#define CAVMAE_P_SHARD_OPTIMIZER                                                                                       \
+    423 /* shard_optimizer: 1: each rank holds and updates its part of Adam's moments alone (a world's share of 8 bytes
+         * a parameter). 0 */
 
 /* Data. */
-#define CAVMAE_P_BATCH 500     /* batch: B. 48 */
+#define CAVMAE_P_BATCH 500     /* batch: clips of a step, of all ranks of a world together. 48 */
 #define CAVMAE_P_SHUFFLE 501   /* shuffle: a new order each epoch, a function of seed and epoch alone. 1 */
 #define CAVMAE_P_DROP_LAST 502 /* drop_last: leave out an epoch's last, smaller batch. 1 */
 #define CAVMAE_P_NOISE 503     /* noise: the reference's: U[0,1) * U[0,1) / 10 added after normalising. 0 */
@@ -359,6 +380,102 @@ CAVMAE_API cavmae_status cavmae_config_key_info(int32_t index, cavmae_key_info *
 
 /* Everything that must fit together: SHAPE or ARG with the key's name. */
 CAVMAE_API cavmae_status cavmae_config_check(const cavmae_config *config) CAVMAE_CHECKED;
+
+/* ---- Worlds: ranks that work together ---------------------------------------------------------------------- */
+
+/* Ranks 0 .. size - 1, each with a context of its own: processes on one machine or many, or threads of one process. A
+ * config that has one (cavmae_config_set_world) makes optimizers, trainers and loaders that work in parallel on the data
+ * of a step: each rank computes its share of the batch, gradients are added, and parameters stay the same everywhere.
+ * What it computes is what one process computes with the whole batch, up to rounding; the same world gives the same bits.
+ *
+ * Calls marked "collective" are made by every rank, in the same order. Before anything is exchanged ranks compare what
+ * each is about to do, and a failure here is told to all of them: PEER names the rank, what it did, and what was expected.
+ * A rank that is not heard of within `timeout` makes the others fail with PEER, too; the world is then broken, and every
+ * call on it fails in the same way. Where a GPU's work was cut off so, the model's parameters are undefined: go on from a
+ * checkpoint.
+ *
+ * How ranks find one another is the program's business, as are their numbers: examples/lib/open_world.h reads what torchrun,
+ * Slurm and mpirun say. */
+typedef struct cavmae_world cavmae_world;
+
+typedef struct cavmae_world_options {
+    uint32_t struct_size;
+    int32_t rank, size; /* this one of so many; not read by _create_threads and _create_mpi */
+    int32_t reserved;   /* 0 */
+    double timeout;     /* seconds that a collective may take, waiting for the others included. 0: 30 */
+    /* A folder that all ranks see, or NULL: each keeps a small file there of the last collective that it began and ended,
+     * so that an error after a timeout says which rank is behind. Removed with the world. Threads need none. */
+    const char *watch_dir;
+} cavmae_world_options;
+
+/* What moves data between ranks: the caller's own functions (an MPI of another make, gloo through Python, sockets). Host
+ * memory. Each returns when this rank's part is done: a cavmae_status, with a sentence in error [error_size]. They are
+ * called by one thread of the library's, one at a time, in the same order on all ranks. dtype: CAVMAE_FLOAT32, FLOAT64 or
+ * BFLOAT16 (added in float32 or better). */
+typedef struct cavmae_collectives {
+    uint32_t struct_size;
+    int32_t version;  /* 1 */
+    const char *name; /* for messages: "gloo"; lives as long as the world */
+    void *user;
+    /* data [count] = sum over the ranks, the same bits on each. */
+    cavmae_status (*all_reduce)(void *user, int32_t dtype, void *data, int64_t count, char *error, size_t error_size);
+    /* receive [count] = sum over the ranks of their send [size, count], row `rank`; may be that row of send. */
+    cavmae_status (*reduce_scatter)(void *user, int32_t dtype, const void *send, void *receive, int64_t count,
+                                    char *error, size_t error_size);
+    /* receive [size, bytes] = each rank's send [bytes], which may be its row of receive. */
+    cavmae_status (*all_gather)(void *user, const void *send, void *receive, int64_t bytes, char *error,
+                                size_t error_size);
+    cavmae_status (*broadcast)(void *user, void *data, int64_t bytes, int32_t root, char *error, size_t error_size);
+    cavmae_status (*barrier)(void *user, char *error, size_t error_size);
+    /* From another thread: the call under way and all later ones return soon, with a failure. NULL: a call that never
+     * returns is left behind, with its thread. */
+    void (*abort)(void *user);
+    void (*close)(void *user); /* with the world; NULL: nothing to do */
+} cavmae_collectives;
+
+/* The caller's functions. The record is copied. Collective. */
+CAVMAE_API cavmae_status cavmae_world_create(cavmae_context *context, const cavmae_world_options *options,
+                                             const cavmae_collectives *carrier, cavmae_world **out) CAVMAE_CHECKED;
+/* Threads of one process: contexts [size], one for each rank; out [size]. Made by one thread; each rank then uses its own
+ * world, and frees it. options may be NULL. For models on the CPU; several GPUs of one process take NCCL. */
+CAVMAE_API cavmae_status cavmae_world_create_threads(cavmae_context *const *contexts, int32_t size,
+                                                     const cavmae_world_options *options,
+                                                     cavmae_world **out) CAVMAE_CHECKED;
+/* The system's MPI, through libcavmae-mpi.so. comm: a pointer to an MPI_Comm, which is duplicated, or NULL:
+ * MPI_COMM_WORLD. MPI is initialised where it is not, and then finalised with the world: of several, that one is freed
+ * last, and after it there is no MPI in this process any more (STATE). Where the program has initialised it, it has asked
+ * for MPI_THREAD_SERIALIZED, and makes no call of its own during one of ours, or for MULTIPLE (else UNSUPPORTED). For
+ * models on the CPU. Collective. BACKEND: no plug-in, or no MPI. */
+CAVMAE_API cavmae_status cavmae_world_create_mpi(cavmae_context *context, const cavmae_world_options *options,
+                                                 const void *comm, cavmae_world **out) CAVMAE_CHECKED;
+
+#define CAVMAE_NCCL_ID_SIZE 128
+/* NCCL between GPUs: rank 0 makes an id [CAVMAE_NCCL_ID_SIZE], new for each world, and the program brings it to the
+ * others. The context's device is the rank's. Collective: it waits for the others, `timeout` at the most. For models of
+ * this context. A world of one opens no NCCL. BACKEND: no NCCL; UNSUPPORTED: the context's device is no GPU. */
+CAVMAE_API cavmae_status cavmae_nccl_id(cavmae_context *context, uint8_t *id) CAVMAE_CHECKED;
+CAVMAE_API cavmae_status cavmae_world_create_nccl(cavmae_context *context, const cavmae_world_options *options,
+                                                  const uint8_t *id, cavmae_world **out) CAVMAE_CHECKED;
+
+CAVMAE_API void cavmae_world_free(cavmae_world *world);
+CAVMAE_API int32_t cavmae_world_rank(const cavmae_world *world); /* 0 for NULL */
+CAVMAE_API int32_t cavmae_world_size(const cavmae_world *world); /* 1 for NULL */
+CAVMAE_API const char *
+cavmae_world_carrier(const cavmae_world *world); /* "threads", "mpi", "nccl", or the caller's name */
+
+/* For the program's own needs, on host memory; collective; one thread at a time, and not during a step. */
+CAVMAE_API cavmae_status cavmae_world_barrier(cavmae_world *world) CAVMAE_CHECKED;
+CAVMAE_API cavmae_status cavmae_world_sum(cavmae_world *world, double *values, int64_t count) CAVMAE_CHECKED;
+CAVMAE_API cavmae_status cavmae_world_gather(cavmae_world *world, const void *send, void *receive,
+                                             size_t bytes) CAVMAE_CHECKED; /* receive [size, bytes], on all ranks */
+CAVMAE_API cavmae_status cavmae_world_broadcast(cavmae_world *world, void *data, size_t bytes,
+                                                int32_t root) CAVMAE_CHECKED;
+/* Tells the others that this rank cannot go on: their next, or waiting, collective fails with PEER and this sentence. For
+ * a program about to end; the library does so itself where one of its collective calls fails. */
+CAVMAE_API void cavmae_world_fail(cavmae_world *world, const char *sentence);
+
+/* What is made from this config, and from clones of it, works in this world; NULL: alone. The world is kept alive. */
+CAVMAE_API cavmae_status cavmae_config_set_world(cavmae_config *config, cavmae_world *world) CAVMAE_CHECKED;
 
 /* ---- Tensors --------------------------------------------------------------------------------------------- */
 
@@ -631,7 +748,7 @@ typedef struct cavmae_memory {
 #define CAVMAE_TASK_EMBED 2 /* the model's share, and what one call of cavmae_embed takes at the most */
 #define CAVMAE_TASK_FINETUNE 3
 
-/* What a task on `batch` clips will take, before anything is allocated. */
+/* What a task on `batch` clips (in a world: of a rank) will take, before anything is allocated. */
 CAVMAE_API cavmae_status cavmae_memory_required(const cavmae_config *config, int32_t task, int32_t batch,
                                                 cavmae_memory *out) CAVMAE_CHECKED;
 
@@ -662,6 +779,10 @@ typedef struct cavmae_batch {
     int64_t pcm_samples;   /* of each clip. T is as configured; with audio_length native it follows from this number */
     const uint8_t *pixels; /* [B, pixel_height, pixel_width, C], or [B, frames, ...], instead of image */
     int32_t pixel_height, pixel_width;
+    /* Of a trainer with a world: clips of this step's batch over all ranks, W; 0: B times the world's size. Rank r has
+     * those from W r / size to W (r + 1) / size, rounded down, which may be none. */
+    int32_t world_count;
+    int32_t reserved; /* 0 */
 } cavmae_batch;
 
 /* The key mode, in numbers. */
@@ -763,10 +884,12 @@ typedef struct cavmae_step_result {
                        * at their largest label */
     double grad_norm; /* L2 of this update's gradient, before clipping; 0 where nothing was updated */
     double lr;        /* of this update */
-    int64_t pairs;    /* N of the contrastive loss; N - 1 are negatives */
+    int64_t pairs;    /* N of the contrastive loss, of one shard; N - 1 are negatives */
 } cavmae_step_result;
 
-/* optimizer NULL: a trainer that only evaluates, and needs no memory for gradients. */
+/* optimizer NULL: a trainer that only evaluates, and needs no memory for gradients. With a world in `config`, this, steps,
+ * evaluations and checkpoints are collective: parameters become rank 0's, a rank's batches are its shares, and results
+ * are of the whole batch. */
 CAVMAE_API cavmae_status cavmae_trainer_create(cavmae_model *model, cavmae_optimizer *optimizer,
                                                const cavmae_config *config, cavmae_trainer **out) CAVMAE_CHECKED;
 CAVMAE_API void cavmae_trainer_free(cavmae_trainer *trainer);
@@ -805,7 +928,8 @@ CAVMAE_API cavmae_status cavmae_finetune_evaluate(cavmae_trainer *trainer, const
  * one after another, [1, tokens, ...]. NOT_FOUND where it did not compute that. */
 CAVMAE_API cavmae_status cavmae_trainer_output(cavmae_trainer *trainer, int32_t which,
                                                cavmae_tensor **out) CAVMAE_CHECKED;
-/* Copy of a parameter's gradient as the last step left it. NOT_FOUND: no such parameter, or one without gradient. */
+/* Copy of a parameter's gradient as the last step left it; in a world, after an update, of all ranks. NOT_FOUND: no such
+ * parameter, or one without gradient; UNSUPPORTED: in a world with shard_optimizer. */
 CAVMAE_API cavmae_status cavmae_trainer_gradient(cavmae_trainer *trainer, const char *name,
                                                  cavmae_tensor **out) CAVMAE_CHECKED;
 
@@ -830,16 +954,23 @@ typedef struct cavmae_loader_item {
 /* labels NULL: none. Uses the data keys and the input contract of `config`. Reading starts with the first _next.
  * `manifest` may also be a folder: its media files (known by FFmpeg's usual endings; hidden ones left out) and those in
  * folders below it, in order of path, are the entries, with their path in it as id, and without labels. Or a packed
- * data set, with the labels file that it was packed with; MISMATCH names the key in which it does not fit `config`. */
+ * data set, with the labels file that it was packed with; MISMATCH names the key in which it does not fit `config`.
+ *
+ * With a world in `config` each rank's loader reads its share of each batch, of world_count clips, and only that; at an
+ * epoch's end a share may be without clips. Which samples a batch has does not depend on the world. Samples that are
+ * skipped as broken are replaced by the next one in the manifest that is not, so that shares stay as large as they are. */
 CAVMAE_API cavmae_status cavmae_loader_create(const cavmae_config *config, const char *manifest, const char *labels,
                                               cavmae_loader **out) CAVMAE_CHECKED;
 CAVMAE_API void cavmae_loader_free(cavmae_loader *loader);
 /* The next batch, valid until the next call; NULL at the end of an epoch (the call after it starts the next one). */
 CAVMAE_API cavmae_status cavmae_loader_next(cavmae_loader *loader, const cavmae_batch **out) CAVMAE_CHECKED;
+/* The next batch begins with entry `position` of this epoch's order, from 0 to the count of entries. In a world every rank
+ * goes to the same. The batch of the call before is valid no more. */
+CAVMAE_API cavmae_status cavmae_loader_seek(cavmae_loader *loader, int64_t position) CAVMAE_CHECKED;
 CAVMAE_API int64_t cavmae_loader_count(const cavmae_loader *loader);   /* entries in the manifest */
 CAVMAE_API int64_t cavmae_loader_batches(const cavmae_loader *loader); /* in an epoch without broken samples */
 CAVMAE_API int64_t cavmae_loader_epoch(const cavmae_loader *loader);   /* of the last batch, from 0 */
-CAVMAE_API int64_t cavmae_loader_broken(const cavmae_loader *loader);  /* samples skipped so far */
+CAVMAE_API int64_t cavmae_loader_broken(const cavmae_loader *loader);  /* samples skipped so far, by this loader */
 CAVMAE_API int32_t cavmae_loader_classes(const cavmae_loader *loader);
 CAVMAE_API const char *cavmae_loader_class_name(const cavmae_loader *loader, int32_t index);
 CAVMAE_API cavmae_status cavmae_loader_item_at(cavmae_loader *loader, int64_t index,
@@ -869,7 +1000,8 @@ CAVMAE_API cavmae_status cavmae_pack(const cavmae_config *config, const char *ma
 CAVMAE_API cavmae_status cavmae_pack_info(cavmae_context *context, const char *path,
                                           cavmae_pack_report *out) CAVMAE_CHECKED;
 
-/* A checkpoint is a model file that also holds optimizer, step and the loader's place (loader may be NULL). Atomic. */
+/* A checkpoint is a model file that also holds optimizer, step and the loader's place (loader may be NULL). Atomic. In a
+ * world rank 0 writes it, with what the others hold, and all return when it is there; any world, or none, reads it. */
 CAVMAE_API cavmae_status cavmae_checkpoint_save(cavmae_trainer *trainer, const cavmae_loader *loader,
                                                 const char *path) CAVMAE_CHECKED;
 /* Into a trainer (and loader): with the same configuration and data training then goes on bit for bit; with another
@@ -960,8 +1092,20 @@ CAVMAE_API int32_t cavmae_index_dim(const cavmae_index *index);
 CAVMAE_API cavmae_status cavmae_index_search(cavmae_index *index, const float *queries, int64_t count, int32_t k,
                                              int64_t *ids, float *scores) CAVMAE_CHECKED;
 CAVMAE_API cavmae_status cavmae_index_save(const cavmae_index *index, const char *path) CAVMAE_CHECKED;
+/* Also of a manifest.json of cavmae-embed --shards: an index of all shards' rows, whose ids are the corpus' clips. Errors
+ * name the shard; MISMATCH: it is not what the manifest says. */
 CAVMAE_API cavmae_status cavmae_index_load(cavmae_context *context, const char *path,
                                            cavmae_index **out) CAVMAE_CHECKED;
+/* Of such a manifest the part-th of so many parts, whole shards, in order; none where there are fewer. *first (may be
+ * NULL): the clip that id 0 is. FORMAT: there is more than one part of what is no manifest. */
+CAVMAE_API cavmae_status cavmae_index_load_part(cavmae_context *context, const char *path, int32_t part, int32_t parts,
+                                                int64_t *first, cavmae_index **out) CAVMAE_CHECKED;
+/* Over the indices of a world's ranks, as if one index had their rows, rank 0's first: ids count so. Collective; every
+ * rank passes the same queries and k, and gets the same results. world NULL: this index alone. PEER names a rank that
+ * asks something else, or failed; the world goes on. */
+CAVMAE_API cavmae_status cavmae_index_search_world(cavmae_index *index, cavmae_world *world, const float *queries,
+                                                   int64_t count, int32_t k, int64_t *ids,
+                                                   float *scores) CAVMAE_CHECKED;
 
 /* What the scores of a row that equal the match's count: nothing (the paper's protocol), half a place each (the mean of
  * all orders), or a place each. Where many embeddings are the same only the last two tell. */

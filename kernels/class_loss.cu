@@ -55,7 +55,7 @@ static __device__ __forceinline__ int32_t largest(class_shared *shared, const fl
  * hides. */
 static __device__ __forceinline__ double bce_row(class_shared *shared, const cavmae__class_loss &op, const float *z,
                                                  const float *y, float *dz) {
-    const double share = 1 / ((double)op.rows * op.classes);
+    const double share = 1 / (*op.total * op.classes);
     double sum = 0;
     for (int32_t k = (int32_t)threadIdx.x; k < op.classes; k += (int32_t)blockDim.x) {
         const double x = (double)z[k], target = (double)y[k], small = exp(-fabs(x));
@@ -68,7 +68,7 @@ static __device__ __forceinline__ double bce_row(class_shared *shared, const cav
 /* -sum of y log softmax(z); its slope is softmax(z) times the sum of y, minus y. */
 static __device__ __forceinline__ double cross_entropy_row(class_shared *shared, const cavmae__class_loss &op,
                                                            const float *z, const float *y, float *dz, int32_t best) {
-    const double most = (double)z[best];
+    const double most = (double)z[best], total = *op.total;
     double exponentials = 0, targets = 0, sum = 0;
     for (int32_t k = (int32_t)threadIdx.x; k < op.classes; k += (int32_t)blockDim.x) {
         if (k != best) exponentials += exp((double)z[k] - most);
@@ -80,7 +80,7 @@ static __device__ __forceinline__ double cross_entropy_row(class_shared *shared,
     for (int32_t k = (int32_t)threadIdx.x; k < op.classes; k += (int32_t)blockDim.x) {
         const double x = (double)z[k], target = (double)y[k]; /* before dz is written: it may lie where z does */
         if (target != 0) sum += target * (log_sum - x);
-        if (dz) dz[k] = (float)((targets * exp(x - log_sum) - target) / (double)op.rows);
+        if (dz) dz[k] = (float)((targets * exp(x - log_sum) - target) / total);
     }
     sum = cavmae__block_sum(&shared->sums, sum);
     return log_sum == log_sum ? sum : log_sum; /* a NaN is in log_sum, whatever the labels */
@@ -105,8 +105,8 @@ static __global__ void __launch_bounds__(THREADS) add_rows(cavmae__class_loss op
     const double loss = cavmae__sum_parts(shared, of_rows, op.rows);
     const double hits = cavmae__sum_parts(shared, of_rows + op.rows, op.rows);
     if (threadIdx.x > 0) return;
-    *op.loss = loss / (double)op.rows;
-    *op.accuracy = hits / (double)op.rows;
+    *op.loss += loss / *op.total;
+    *op.accuracy += hits / *op.total;
 }
 
 cavmae_status cavmae__cuda_class_loss(cavmae__backend *backend, const cavmae__class_loss *op) {

@@ -87,11 +87,10 @@ static cavmae_status map(cavmae__backend *backend, const void *x, void *y, int64
                           THREADS, 0, (const From *)x, (To *)y, count, (int)(aligned(x) && aligned(y)));
 }
 
-extern "C" cavmae_status cavmae__cuda_convert(cavmae__backend *backend, const void *x, int32_t x_dtype, void *y,
-                                              int32_t y_dtype, int64_t count) {
-    return cavmae__by_dtype(x_dtype, [&](auto from) {
-        return cavmae__by_dtype(y_dtype, [&](auto to) {
-            return map<same_value, false, decltype(from), decltype(to)>(backend, x, y, count);
+extern "C" cavmae_status cavmae__cuda_convert(cavmae__backend *backend, const cavmae__convert *op) {
+    return cavmae__by_dtype(op->x_dtype, [&](auto from) {
+        return cavmae__by_dtype(op->y_dtype, [&](auto to) {
+            return map<same_value, false, decltype(from), decltype(to)>(backend, op->x, op->y, op->count);
         });
     });
 }

@@ -106,7 +106,7 @@ static __global__ void __launch_bounds__(THREADS, staged ? 2 : 1) compare_rows(c
     const int warps = (int)blockDim.x / CAVMAE__WARP, patch = patch_of<fixed>(s), width = patch * patch * s.channels;
     const int64_t first = (int64_t)blockIdx.x * ROWS_EACH;
     const int64_t end = first + ROWS_EACH < op.rows ? first + ROWS_EACH : op.rows;
-    const double slope = op.weight * 2 / ((double)width * (double)op.removed);
+    const double slope = op.weight * 2 / ((double)width * *op.removed);
     float *stage = shared->stage + warp * staged_at(width);
     double loss = 0;
     for (int64_t r = first + warp; r < end; r += warps) {
@@ -130,10 +130,10 @@ static __global__ void __launch_bounds__(THREADS, staged ? 2 : 1) compare_rows(c
     if (threadIdx.x == 0) static_cast<double *>(op.workspace)[blockIdx.x] = loss;
 }
 
-static __global__ void __launch_bounds__(THREADS) add_blocks(cavmae__mae_loss op, int64_t blocks, double numbers) {
+static __global__ void __launch_bounds__(THREADS) add_blocks(cavmae__mae_loss op, int64_t blocks, int width) {
     CAVMAE__SHARED(cavmae__sum_shared, shared);
     const double sum = cavmae__sum_parts(shared, static_cast<const double *>(op.workspace), blocks);
-    if (threadIdx.x == 0) *op.loss = sum / numbers;
+    if (threadIdx.x == 0) *op.loss += sum / ((double)width * *op.removed);
 }
 
 cavmae_status cavmae__cuda_mae_loss(cavmae__backend *backend, const cavmae__mae_loss *op) {
@@ -154,6 +154,5 @@ cavmae_status cavmae__cuda_mae_loss(cavmae__backend *backend, const cavmae__mae_
     else
         status = CAVMAE__LAUNCH(backend, (compare_rows<0, true>), blocks, threads, shared, *op, four);
     if (status != CAVMAE_OK) return status;
-    return CAVMAE__LAUNCH(backend, add_blocks, 1, THREADS, sizeof(cavmae__sum_shared), *op, blocks,
-                          (double)width * (double)op->removed);
+    return CAVMAE__LAUNCH(backend, add_blocks, 1, THREADS, sizeof(cavmae__sum_shared), *op, blocks, width);
 }

@@ -4,11 +4,12 @@
 #define CAVMAE_TEST_CHECK_H
 
 #include <math.h>
+#include <stdatomic.h>
 #include <stdio.h>
 
 #include "cavmae.h"
 
-static int check_passed, check_failed;
+static atomic_int check_passed, check_failed; /* by any thread */
 
 static inline int check_report(int good, const char *file, int line) {
     if (good)

@@ -88,8 +88,8 @@ static void test_keys(void) {
             check_words(config, &info);
         CHECK_OK(cavmae_config_set(config, info.name, kept));
     }
-    CHECK(count == 83);
-    CHECK(says("83 keys"));
+    CHECK(count == 90);
+    CHECK(says("90 keys"));
     CHECK_STATUS(cavmae_config_key_info(-1, &info), CAVMAE_E_NOT_FOUND);
     CHECK_STATUS(cavmae_config_key_info(0, NULL), CAVMAE_E_ARG);
     CHECK_STATUS(cavmae_config_set(config, "mask_ratio", "0"), CAVMAE_E_NOT_FOUND);

@@ -108,6 +108,26 @@ static void test_resume(void) {
     cavmae_context_free(context);
 }
 
+static void test_seek(void) {
+    cavmae_context *context = new_context();
+    cavmae_loader *loader = LOADER(context, write_manifest("seek.json", 11, 0), NULL, "drop_last", "0", "batch", "3");
+    int64_t order[11];
+    CHECK(take_epoch(loader, order) == 11);
+    CHECK_OK(cavmae_loader_seek(loader, 0)); /* of the epoch that comes next */
+    CHECK(take_epoch(loader, order) == 11 && cavmae_loader_epoch(loader) == 1);
+    for (int64_t position = 11; position >= 0; position--) {
+        CHECK_OK(cavmae__loader_set_state(loader, 1, 0, 0));
+        CHECK_OK(cavmae_loader_seek(loader, position));
+        const cavmae_batch *batch = next(loader);
+        CHECK(position < 11 ? batch && batch->samples[0] == order[position] : !batch);
+    }
+    CHECK_STATUS(cavmae_loader_seek(loader, 12), CAVMAE_E_ARG);
+    CHECK_STATUS(cavmae_loader_seek(loader, -1), CAVMAE_E_ARG);
+    CHECK_STATUS(cavmae_loader_seek(NULL, 0), CAVMAE_E_ARG);
+    cavmae_loader_free(loader);
+    cavmae_context_free(context);
+}
+
 /* ---- Broken samples ---- */
 
 static void test_skip(void) {
@@ -396,6 +416,7 @@ int main(void) {
     test_order();
     test_shuffle_uniform();
     test_resume();
+    test_seek();
     test_skip();
     test_error();
     test_bad_arguments();

@@ -446,6 +446,8 @@ static void test_memory(void) {
     check_memory(MIDDLE " dtype=bfloat16 contrast_weight=0", CAVMAE_TASK_PRETRAIN, 4);
     check_memory(MIDDLE " mask_domain=joint contrast_weight=0", CAVMAE_TASK_PRETRAIN, 4);
     check_memory(MIDDLE " mae_weight=0", CAVMAE_TASK_PRETRAIN, 4);
+    check_memory(MIDDLE " chunk=1", CAVMAE_TASK_PRETRAIN, 4);
+    check_memory(MIDDLE " chunk=3 contrast_direction=both", CAVMAE_TASK_PRETRAIN, 4);
     check_memory(MIDDLE, CAVMAE_TASK_EMBED, 1);
     check_memory(MIDDLE, CAVMAE_TASK_EMBED, 20);
     cavmae_context *context = tiny_context(1);

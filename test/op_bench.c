@@ -316,7 +316,7 @@ static void bench_losses(const bench *b) {
     int64_t offset[CLIPS];
     int32_t columns[CLIPS], clip[ROWS], token[ROWS];
     uint8_t mask[ROWS];
-    double loss[2];
+    double loss[2] = {0};
     for (int i = 0; i < ROWS; i++) {
         clip[i] = i / TOKENS;
         token[i] = i % TOKENS;
@@ -336,12 +336,13 @@ static void bench_losses(const bench *b) {
                                          .patch = 16};
     cavmae__patches patches = {
         .source = source, .rows = ROWS, .clip = clip, .token = token, .y_dtype = CAVMAE_FLOAT32, .y = pred};
+    const double removed = ROWS * 3 / 4;
     cavmae__mae_loss mae = {.source = source,
                             .rows = ROWS,
                             .clip = clip,
                             .token = token,
                             .mask = mask,
-                            .removed = ROWS * 3 / 4,
+                            .removed = &removed,
                             .pred = pred,
                             .dpred = dpred,
                             .weight = 1,
@@ -349,6 +350,8 @@ static void bench_losses(const bench *b) {
                             .loss = loss,
                             .workspace = b->workspace};
     cavmae__contrastive pairs = {.count = PAIRS,
+                                 .total = PAIRS,
+                                 .pairs = PAIRS,
                                  .width = WIDTH,
                                  .temperature = 0.05,
                                  .weight = 0.01,

@@ -87,16 +87,18 @@ static void test_class_loss_of(cavmae__backend *backend, int32_t kind, int32_t r
     array z = make_input((int64_t)rows * classes, CAVMAE_FLOAT32, -range, range),
           y = make_input((int64_t)rows * classes, CAVMAE_FLOAT32, 0, 1),
           dz = make_output((int64_t)rows * classes, CAVMAE_FLOAT32);
-    double loss = -1, accuracy = -1, hits = 0, room[64];
-    const cavmae__class_loss op = {.rows = rows,
-                                   .classes = classes,
-                                   .kind = kind,
-                                   .logits = z.data,
-                                   .labels = y.data,
-                                   .dlogits = dz.data,
-                                   .loss = &loss,
-                                   .accuracy = &accuracy,
-                                   .workspace = room};
+    double loss = 0, accuracy = 0, hits = 0, room[64];
+    const double total = rows;
+    cavmae__class_loss op = {.rows = rows,
+                             .classes = classes,
+                             .kind = kind,
+                             .logits = z.data,
+                             .labels = y.data,
+                             .total = &total,
+                             .dlogits = dz.data,
+                             .loss = &loss,
+                             .accuracy = &accuracy,
+                             .workspace = room};
     CHECK_OK(backend->ops->class_loss(backend, &op));
     double expected = loss_of(kind, rows, classes, z.value, y.value);
     CHECK_CLOSE(loss, expected, 1e-12 * (1 + expected));
@@ -121,6 +123,21 @@ static void test_class_loss_of(cavmae__backend *backend, int32_t kind, int32_t r
                            1e-6 * (1 + fabs(slope)) + 1e-9 * expected;
     }
     CHECK(good);
+    /* In three shares, the second of no rows: they add up, and gradients are the same. */
+    array parts = make_output(z.count, CAVMAE_FLOAT32);
+    const int32_t starts[] = {0, rows / 2, rows / 2, rows};
+    for (int i = 0; i < 3; i++) {
+        const int64_t first = (int64_t)starts[i] * classes;
+        op.rows = starts[i + 1] - starts[i];
+        op.logits = (float *)z.data + first;
+        op.labels = (float *)y.data + first;
+        op.dlogits = (float *)parts.data + first;
+        CHECK_OK(backend->ops->class_loss(backend, &op));
+    }
+    CHECK_CLOSE(loss, 2 * expected, 1e-12 * (1 + expected));
+    CHECK_CLOSE(accuracy, 2 * hits / rows, 1e-12);
+    CHECK_SAME(&parts, &dz);
+    free_array(&parts);
     free_array(&z);
     free_array(&y);
     free_array(&dz);
@@ -129,11 +146,13 @@ static void test_class_loss_of(cavmae__backend *backend, int32_t kind, int32_t r
 /* Where exponentials would overflow, and where there is a NaN. */
 static void test_extremes(cavmae__backend *backend) {
     float z[3] = {1000, -1000, 0}, y[3] = {1, 0, 0}, dz[3];
-    double loss, accuracy, room[8];
+    double loss = 0, accuracy = 0, room[8];
+    const double total = 1;
     cavmae__class_loss op = {.rows = 1,
                              .classes = 3,
                              .logits = z,
                              .labels = y,
+                             .total = &total,
                              .dlogits = dz,
                              .loss = &loss,
                              .accuracy = &accuracy,
@@ -141,11 +160,13 @@ static void test_extremes(cavmae__backend *backend) {
     CHECK_OK(backend->ops->class_loss(backend, &op));
     CHECK_CLOSE(loss, log(2) / 3, 1e-12);
     op.kind = 1;
+    loss = accuracy = 0;
     CHECK_OK(backend->ops->class_loss(backend, &op));
     CHECK_CLOSE(loss, 0, 1e-12);
     CHECK(accuracy == 1 && dz[0] == 0 && dz[1] == 0);
     z[1] = NAN;
     for (op.kind = 0; op.kind < 2; op.kind++) {
+        loss = 0;
         CHECK_OK(backend->ops->class_loss(backend, &op));
         CHECK(isnan(loss));
     }

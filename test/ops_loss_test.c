@@ -71,7 +71,7 @@ typedef struct loss_case {
     patch_case *patches;
     array pred;
     uint8_t mask[64];
-    int64_t removed;
+    double removed; /* in all calls together */
     int32_t norm_pix;
     double weight;
 } loss_case;
@@ -94,7 +94,7 @@ static double mae_reference(const loss_case *c) {
         }
     }
     free(target);
-    return total / (double)c->removed;
+    return total / c->removed;
 }
 
 static double mae_loss(void *arg) { return ((loss_case *)arg)->weight * mae_reference(arg); }
@@ -106,14 +106,14 @@ static void test_loss_of(cavmae__backend *backend, patch_case *patches, int32_t 
     workspace w = make_workspace(backend, &limits);
     c.pred = make_input((int64_t)patches->count * width, CAVMAE_FLOAT32, -1, 1);
     for (int32_t k = 0; k < patches->count; k++) c.removed += c.mask[k] = k % 3 != 1;
-    double loss = NAN, again = NAN;
+    double loss = 0, again = 0, parts = 0;
     array dpred = make_output(c.pred.count, CAVMAE_FLOAT32);
     cavmae__mae_loss op = {.source = patches->source,
                            .rows = patches->count,
                            .clip = patches->clip,
                            .token = patches->token,
                            .mask = c.mask,
-                           .removed = c.removed,
+                           .removed = &c.removed,
                            .pred = c.pred.data,
                            .weight = c.weight,
                            .norm_pix = norm_pix,
@@ -127,6 +127,22 @@ static void test_loss_of(cavmae__backend *backend, patch_case *patches, int32_t 
     CHECK_OK(backend->ops->mae_loss(backend, &op));
     CHECK(again == loss);
     CHECK_GRADIENT(&dpred, c.pred.value, mae_loss, &c, 1e-6);
+    /* In three calls, the second of them without rows: losses add up, gradients are the same. */
+    const int64_t starts[] = {0, 5, 5, patches->count};
+    array dparts = make_output(c.pred.count, CAVMAE_FLOAT32);
+    op.loss = &parts;
+    for (int i = 0; i < 3; i++) {
+        op.rows = starts[i + 1] - starts[i];
+        op.clip = patches->clip + starts[i];
+        op.token = patches->token + starts[i];
+        op.mask = c.mask + starts[i];
+        op.pred = (float *)c.pred.data + starts[i] * width;
+        op.dpred = (float *)dparts.data + starts[i] * width;
+        CHECK_OK(backend->ops->mae_loss(backend, &op));
+    }
+    CHECK_CLOSE(parts, loss, 1e-12);
+    CHECK_SAME(&dparts, &dpred);
+    free_array(&dparts);
     free_array(&dpred);
     free_array(&c.pred);
     free_workspace(&w);
@@ -147,117 +163,6 @@ static void test_patches(cavmae__backend *backend) {
             test_loss_of(backend, &c, 1);
             free_array(&c.data);
         }
-}
-
-/* ---- The contrastive loss ---- */
-
-typedef struct pair_case {
-    int32_t count, width, direction;
-    double temperature, weight, accuracy;
-    array a, v;
-} pair_case;
-
-static double cross_entropy(const double *s, int32_t count, int64_t stride, int32_t right, double *hit) {
-    double sum = 0;
-    *hit = 1;
-    for (int32_t j = 0; j < count; j++) {
-        sum += exp(s[j * stride] - s[right * stride]);
-        if (j < right ? s[j * stride] >= s[right * stride] : s[j * stride] > s[right * stride]) *hit = 0;
-    }
-    return log(sum);
-}
-
-static double pair_reference(void *arg) {
-    pair_case *c = arg;
-    const int32_t n = c->count, width = c->width;
-    double *s = calloc((size_t)(n * n), sizeof *s), loss[2] = {0}, hits[2] = {0};
-    for (int32_t i = 0; i < n; i++)
-        for (int32_t j = 0; j < n; j++) {
-            double dot = 0, a = 0, v = 0;
-            for (int32_t l = 0; l < width; l++) {
-                dot += c->a.value[i * width + l] * c->v.value[j * width + l];
-                a += c->a.value[i * width + l] * c->a.value[i * width + l];
-                v += c->v.value[j * width + l] * c->v.value[j * width + l];
-            }
-            s[i * n + j] = dot / sqrt(a) / sqrt(v) / c->temperature;
-        }
-    for (int32_t i = 0; i < n; i++) {
-        double hit;
-        loss[0] += cross_entropy(s + i, n, n, i, &hit) / n;
-        hits[0] += hit / n;
-        loss[1] += cross_entropy(s + i * n, n, 1, i, &hit) / n;
-        hits[1] += hit / n;
-    }
-    free(s);
-    c->accuracy = c->direction == 2 ? (hits[0] + hits[1]) / 2 : hits[c->direction];
-    return c->weight * (c->direction == 2 ? (loss[0] + loss[1]) / 2 : loss[c->direction]);
-}
-
-static void test_contrastive_of(cavmae__backend *backend, int32_t count, int32_t width, int32_t direction) {
-    pair_case c = {.count = count, .width = width, .direction = direction, .temperature = 0.05, .weight = 0.01};
-    cavmae__limits limits = {.rows = 1, .width = width, .clips = count, .tokens = 1, .backward = 1};
-    workspace w = make_workspace(backend, &limits);
-    c.a = make_input((int64_t)count * width, CAVMAE_FLOAT32, -1, 1);
-    c.v = make_input((int64_t)count * width, CAVMAE_FLOAT32, -1, 1);
-    for (int64_t i = 0; i < c.v.count; i += 2) { /* so that some pairs match */
-        c.v.value[i] = c.a.value[i];
-        write_element(c.v.data, CAVMAE_FLOAT32, i, (float)c.a.value[i]);
-    }
-    array da = make_output(c.a.count, CAVMAE_FLOAT32), dv = make_output(c.a.count, CAVMAE_FLOAT32);
-    double loss = NAN, accuracy = NAN;
-    cavmae__contrastive op = {.count = count,
-                              .width = width,
-                              .direction = direction,
-                              .temperature = c.temperature,
-                              .weight = c.weight,
-                              .a = c.a.data,
-                              .v = c.v.data,
-                              .loss = &loss,
-                              .accuracy = &accuracy,
-                              .workspace = w.memory};
-    double expected = pair_reference(&c) / c.weight;
-    CHECK_OK(backend->ops->contrastive(backend, &op));
-    CHECK_CLOSE(loss, expected, 1e-10 * expected + 1e-15);
-    CHECK_CLOSE(accuracy, c.accuracy, 1e-12);
-    op.da = da.data;
-    op.dv = dv.data;
-    CHECK_OK(backend->ops->contrastive(backend, &op));
-    CHECK_GRADIENT(&da, c.a.value, pair_reference, &c, 1e-5);
-    CHECK_GRADIENT(&dv, c.v.value, pair_reference, &c, 1e-5);
-    array *arrays[] = {&c.a, &c.v, &da, &dv};
-    for (size_t i = 0; i < 4; i++) free_array(arrays[i]);
-    free_workspace(&w);
-}
-
-static void test_contrastive(cavmae__backend *backend) {
-    for (int32_t direction = 0; direction < 3; direction++) {
-        test_contrastive_of(backend, 1, 8, direction);
-        test_contrastive_of(backend, 5, 20, direction);
-        test_contrastive_of(backend, 33, 40, direction);
-    }
-}
-
-/* Equal scores: only the first of them is right. */
-static void test_contrastive_ties(cavmae__backend *backend) {
-    enum { COUNT = 4, WIDTH = 8 };
-    float x[COUNT * WIDTH];
-    double loss, accuracy;
-    cavmae__limits limits = {.rows = 1, .width = WIDTH, .clips = COUNT, .tokens = 1};
-    workspace w = make_workspace(backend, &limits);
-    for (int i = 0; i < COUNT * WIDTH; i++) x[i] = 1;
-    cavmae__contrastive op = {.count = COUNT,
-                              .width = WIDTH,
-                              .temperature = 1,
-                              .weight = 1,
-                              .a = x,
-                              .v = x,
-                              .loss = &loss,
-                              .accuracy = &accuracy,
-                              .workspace = w.memory};
-    CHECK_OK(backend->ops->contrastive(backend, &op));
-    CHECK_CLOSE(loss, log(COUNT), 1e-12);
-    CHECK_CLOSE(accuracy, 0.25, 0);
-    free_workspace(&w);
 }
 
 /* ---- Optimizer ---- */
@@ -552,12 +457,10 @@ static void test_masks(cavmae__backend *backend) {
     test_ties(backend);
     test_structured(backend);
     test_index_tokens(backend);
-    test_contrastive_ties(backend);
 }
 
 int main(void) {
     for_each_isa(test_patches);
-    for_each_isa(test_contrastive);
     for_each_isa(test_optimizer);
     for_each_isa(test_masks);
     return check_summary("ops_loss");

@@ -243,6 +243,42 @@ static void test_rows(cavmae__backend *backend) {
     }
 }
 
+/* ---- Types ---- */
+
+static void test_convert_of(cavmae__backend *backend, int32_t from, int32_t to, int64_t count) {
+    array x = make_input(count, from, -3, 3), y = make_output(count, to);
+    float special[] = {NAN, INFINITY, -INFINITY, -0.0f, 1.00390625f /* between two bfloat16: to even */};
+    for (int64_t i = 0; i < 5 && i < count; i++) write_element(x.data, from, i, special[i]);
+    if (from == CAVMAE_BFLOAT16 && count > 0) ((uint16_t *)x.data)[0] = 0x7FC1;
+    const cavmae__convert op = {.count = count, .x_dtype = from, .y_dtype = to, .x = x.data, .y = y.data};
+    CHECK_OK(backend->ops->convert(backend, &op));
+    int good = 1;
+    for (int64_t i = 0; i < count; i++) {
+        const float element = read_element(x.data, from, i);
+        float expected = element;
+        uint16_t half;
+        if (to == CAVMAE_BFLOAT16) {
+            write_element(&half, to, 0, element);
+            expected = read_element(&half, to, 0);
+        }
+        const float got = read_element(y.data, to, i);
+        good = good && (isnan(element) ? isnan(got) : memcmp(&got, &expected, sizeof got) == 0);
+    }
+    CHECK(good);
+    free_array(&x);
+    free_array(&y);
+}
+
+static void test_convert(cavmae__backend *backend) {
+    static const int64_t counts[] = {0, 1, 5, 16, 19, 1000, 100003};
+    for (int i = 0; i < 7; i++) {
+        test_convert_of(backend, CAVMAE_FLOAT32, CAVMAE_BFLOAT16, counts[i]);
+        test_convert_of(backend, CAVMAE_BFLOAT16, CAVMAE_FLOAT32, counts[i]);
+        test_convert_of(backend, CAVMAE_FLOAT32, CAVMAE_FLOAT32, counts[i]);
+        test_convert_of(backend, CAVMAE_BFLOAT16, CAVMAE_BFLOAT16, counts[i]);
+    }
+}
+
 /* ---- Threads ---- */
 
 /* The results of sums over many rows, for any number of threads. */
@@ -256,6 +292,7 @@ static array thread_results(cavmae__backend *backend) {
           mean = make_output(2 * ROWS, CAVMAE_FLOAT32);
     float *to = all.data, *rstd = (float *)mean.data + ROWS;
     double *scalars = aligned_alloc(64, 64);
+    memset(scalars, 0, 64);
     cavmae__layernorm norm = {
         .width = WIDTH,
         .group_count = 1,
@@ -277,6 +314,8 @@ static array thread_results(cavmae__backend *backend) {
     CHECK_OK(backend->ops->table_grad(backend, &table));
     to += WIDTH;
     cavmae__contrastive pairs = {.count = CLIPS,
+                                 .total = CLIPS,
+                                 .pairs = CLIPS,
                                  .width = WIDTH,
                                  .direction = 2,
                                  .temperature = 0.05,
@@ -332,6 +371,7 @@ int main(void) {
     test_context_backend();
     for_each_isa(test_norms);
     for_each_isa(test_rows);
+    for_each_isa(test_convert);
     test_threads();
     return check_summary("ops");
 }

@@ -12,6 +12,11 @@ for test in test/*_test.c; do
     name=$(basename "$test" .c)
     run "$name" 300 "$BUILD/test/$name"
 done
+# What the programs share.
+for test in test/programs/*_test.c; do
+    name=$(basename "$test" .c)
+    run "$name" 120 "$BUILD/test/programs/$name"
+done
 # Each reader of untrusted bytes on its corpus, and on changed copies of it.
 for target in test/fuzz/fuzz_*.c; do
     name=$(basename "$target" .c)
@@ -25,13 +30,16 @@ run golden_bfloat16 300 "$BUILD/test/golden" --dtype bfloat16 "${bfloats[@]}"
 
 if [ "$mode" = check ]; then
     [ ! -f "$BUILD/cudasim/libcavmae-cuda.so" ] || run cuda 1200 bash test/cuda/run.sh
+    [ ! -f "$BUILD/test/mpi_worlds" ] || run mpi 180 bash test/mpi.sh
     run headers 60 sh test/headers.sh
     run symbols 60 sh test/abi/symbols.sh
     run install 120 sh test/install/install.sh
     run readme 120 sh test/readme.sh
     run finetune 120 sh test/finetune.sh
+    run world 300 bash test/world.sh
     run extract 120 sh test/extract.sh
     run convert 60 sh test/convert.sh
+    run shards 120 sh test/shards.sh
     run pictures 120 sh test/pictures.sh
     run layers 60 sh test/lint/layers.sh
     run files 60 sh test/lint/files.sh

@@ -19,9 +19,56 @@ void add_scores(class_scores *s, const float *scores, const float *targets, int6
     s->count += count;
 }
 
+void add_batch(class_scores *s, int64_t clips) {
+    int64_t *batches = realloc(s->batch, (size_t)(s->batches + 1) * sizeof *batches);
+    if (!batches) die("no memory");
+    batches[s->batches++] = clips;
+    s->batch = batches;
+}
+
 void free_scores(class_scores *s) {
     free(s->scores);
     free(s->targets);
+    free(s->batch);
+}
+
+/* Rows of all ranks' shares [size, most, classes], in the order of the clips. */
+static float *in_order(const class_scores *s, const float *shares, int64_t size, int64_t most, int64_t all) {
+    const size_t row = (size_t)s->classes;
+    float *rows = allocate((size_t)all * row, sizeof *rows), *to = rows;
+    int64_t *taken = allocate((size_t)size, sizeof *taken);
+    for (int64_t b = 0; b < s->batches; b++) {
+        for (int64_t r = 0; r < size; r++) {
+            const int64_t clips = s->batch[b] * (r + 1) / size - s->batch[b] * r / size;
+            memcpy(to, shares + (size_t)(r * most + taken[r]) * row, (size_t)clips * row * sizeof *to);
+            to += (size_t)clips * row;
+            taken[r] += clips;
+        }
+    }
+    free(taken);
+    return rows;
+}
+
+void gather_scores(class_scores *s, cavmae_world *world) {
+    const int64_t size = cavmae_world_size(world);
+    int64_t most = 0, all = 0;
+    if (size == 1) return;
+    for (int64_t b = 0; b < s->batches; b++) {
+        most += (s->batch[b] + size - 1) / size;
+        all += s->batch[b];
+    }
+    const size_t share = (size_t)most * (size_t)s->classes;
+    float *shares = allocate((size_t)size * share, sizeof *shares), *own = allocate(share, sizeof *own);
+    for (int i = 0; i < 2; i++) {
+        float **rows = i ? &s->targets : &s->scores;
+        memcpy(own, *rows, (size_t)s->count * (size_t)s->classes * sizeof *own);
+        check(cavmae_world_gather(world, own, shares, share * sizeof *own));
+        free(*rows);
+        *rows = in_order(s, shares, size, most, all);
+    }
+    s->count = all;
+    free(shares);
+    free(own);
 }
 
 /* -1: no class of the subset has a target. */

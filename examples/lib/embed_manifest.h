@@ -33,9 +33,24 @@ cavmae_config *gallery_config(const cavmae_model *model);
 /* Opens the manifest for reading in order, as `model` wants its input. */
 cavmae_loader *open_gallery(cavmae_model *model, const char *manifest, const char *labels);
 
+/* A list without clips yet, with room for so many. */
+clip_list new_clips(const cavmae_loader *loader, int64_t room);
+
+/* The loader's next batch into the list and outputs [count], which have room for `room` clips in all: what is beyond it is
+ * left out. How many clips the batch had; 0 at the end. */
+int32_t embed_next(cavmae_model *model, cavmae_loader *loader, output *outputs, int32_t count, int64_t room,
+                   clip_list *clips);
+
 /* Fills outputs [count], each made for cavmae_loader_count(loader) clips. */
 clip_list embed_gallery(cavmae_model *model, cavmae_loader *loader, output *outputs, int32_t count);
 
 void free_clips(clip_list *clips);
+
+/* The caller's memory as a tensor. */
+cavmae_tensor *wrap(cavmae_context *context, void *data, int32_t dtype, int32_t dims, const int64_t *shape);
+
+/* As .npy, or as .safetensors with which clips they are, and metadata where key is not NULL; and says so on stdout. */
+void save_clips(cavmae_context *context, const char *path, const char *kind, const output *output,
+                const clip_list *clips, const char *key, const char *value);
 
 #endif

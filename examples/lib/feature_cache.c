@@ -35,7 +35,24 @@ static cavmae_loader *open_in_order(const cavmae_config *config, const char *man
     return loader;
 }
 
-static void fill(feature_cache *c, cavmae_model *model, cavmae_loader *loader) {
+/* Each rank has its share of a batch's clips. */
+static int64_t share_of(const feature_cache *c, int64_t clips, int32_t rank) { return clips * rank / c->ranks; }
+
+/* What each rank has filled in, the others have zeros for. */
+static void add_up(cavmae_world *world, float *values, int64_t count) {
+    enum { PIECE = 1 << 18 };
+    double *piece = allocate(PIECE, sizeof *piece);
+    for (int64_t first = 0; first < count; first += PIECE) {
+        const int64_t length = count - first < PIECE ? count - first : PIECE;
+        for (int64_t i = 0; i < length; i++) piece[i] = values[first + i];
+        check(cavmae_world_sum(world, piece, length));
+        for (int64_t i = 0; i < length; i++) values[first + i] = (float)piece[i];
+    }
+    free(piece);
+}
+
+/* The world's clips in the manifest's order, those of a batch side by side. */
+static void fill(feature_cache *c, cavmae_model *model, cavmae_loader *loader, cavmae_world *world) {
     int64_t most = cavmae_loader_count(loader);
     const cavmae_batch *batch;
     c->features = allocate((size_t)(most * c->width), sizeof *c->features);
@@ -43,19 +60,25 @@ static void fill(feature_cache *c, cavmae_model *model, cavmae_loader *loader) {
     for (;;) {
         check(cavmae_loader_next(loader, &batch));
         if (!batch) break;
-        const cavmae_embedding out = {.struct_size = sizeof out, .features = c->features + c->count * c->width};
+        const int64_t all = batch->world_count ? batch->world_count : batch->count;
+        const int64_t first = c->count + share_of(c, all, c->rank);
+        const cavmae_embedding out = {.struct_size = sizeof out, .features = c->features + first * c->width};
+        c->count += all;
+        if (!batch->count) continue;
         check(cavmae_embed(model, batch, &out));
-        memcpy(c->labels + c->count * c->classes, batch->labels,
+        memcpy(c->labels + first * c->classes, batch->labels,
                (size_t)batch->count * (size_t)c->classes * sizeof *c->labels);
-        c->count += batch->count;
-        if (isatty(STDERR_FILENO))
+        if (isatty(STDERR_FILENO) && c->rank == 0)
             fprintf(stderr, "\rfeatures of %" PRId64 " of %" PRId64 " clips\033[K", c->count, most);
     }
-    if (isatty(STDERR_FILENO)) fprintf(stderr, "\r\033[K");
+    if (isatty(STDERR_FILENO) && c->rank == 0) fprintf(stderr, "\r\033[K");
+    if (!world) return;
+    add_up(world, c->features, c->count * c->width);
+    add_up(world, c->labels, c->count * c->classes);
 }
 
 void cache_features(feature_cache *c, cavmae_model *model, const cavmae_config *config, const char *manifest,
-                    const char *labels) {
+                    const char *labels, cavmae_world *world) {
     const char *input;
     cavmae_loader *loader = open_in_order(config, manifest, labels);
     check(cavmae_config_get_str(config, CAVMAE_P_HEAD_INPUT, &input));
@@ -63,9 +86,11 @@ void cache_features(feature_cache *c, cavmae_model *model, const cavmae_config *
                          .batch = (int32_t)whole_number(config, CAVMAE_P_BATCH),
                          .shuffle = (int32_t)whole_number(config, CAVMAE_P_SHUFFLE),
                          .seed = (uint64_t)whole_number(config, CAVMAE_P_SEED),
-                         .ordered = -1};
+                         .ordered = -1,
+                         .rank = cavmae_world_rank(world),
+                         .ranks = cavmae_world_size(world)};
     c->width = whole_number(config, CAVMAE_P_EMBED_DIM) * (strcmp(input, "concat") ? 1 : 2);
-    fill(c, model, loader);
+    fill(c, model, loader, world);
     cavmae_loader_free(loader);
     int64_t rest = c->count % c->batch != 0 && !whole_number(config, CAVMAE_P_DROP_LAST);
     c->batches = c->count / c->batch + rest;
@@ -109,16 +134,18 @@ const cavmae_batch *next_of_cache(feature_cache *c) {
         c->epoch++;
         c->position = 0;
     }
-    int64_t first = c->position++ * c->batch, left = c->count - first;
+    int64_t first = c->position++ * c->batch, left = c->count - first, all = left < c->batch ? left : c->batch;
+    int64_t own = share_of(c, all, c->rank), end = share_of(c, all, c->rank + 1);
     if (c->position > c->batches) return NULL;
     if (c->ordered != c->epoch) order_epoch(c);
     c->current = (cavmae_batch){.struct_size = sizeof c->current,
-                                .count = (int32_t)(left < c->batch ? left : c->batch),
+                                .count = (int32_t)(end - own),
+                                .world_count = (int32_t)all,
                                 .labels = c->batch_labels,
                                 .classes = c->classes,
                                 .features = c->batch_features};
     for (int32_t i = 0; i < c->current.count; i++) {
-        int64_t clip = c->order[first + i];
+        int64_t clip = c->order[first + own + i];
         memcpy(c->batch_features + i * c->width, c->features + clip * c->width, (size_t)c->width * sizeof(float));
         memcpy(c->batch_labels + (int64_t)i * c->classes, c->labels + clip * c->classes,
                (size_t)c->classes * sizeof(float));

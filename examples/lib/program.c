@@ -10,19 +10,52 @@
 #include <time.h>
 #include <unistd.h>
 
+static char speaker[24];
+static int32_t silent; /* about progress */
+static void (*tell_others)(const char *sentence);
+
+void speak_for_rank(int32_t rank, void (*tell)(const char *sentence)) {
+    snprintf(speaker, sizeof speaker, "rank %d: ", (int)rank);
+    silent = rank > 0;
+    tell_others = tell;
+}
+
 void die(const char *format, ...) {
+    void (*const tell)(const char *) = tell_others;
+    char sentence[2048];
     va_list args;
     va_start(args, format);
-    fflush(stdout);
-    fprintf(stderr, "%s: ", program_invocation_short_name);
-    vfprintf(stderr, format, args);
-    fputc('\n', stderr);
+    vsnprintf(sentence, sizeof sentence, format, args);
     va_end(args);
+    tell_others = NULL; /* it may fail, too */
+    fflush(stdout);
+    fprintf(stderr, "%s: %s%s\n", program_invocation_short_name, speaker, sentence);
+    if (tell) tell(sentence);
     exit(1);
 }
 
 void check(cavmae_status status) {
-    if (status != CAVMAE_OK) die("%s: %s", cavmae_status_str(status), cavmae_last_error());
+    if (status == CAVMAE_OK) return;
+    if (status == CAVMAE_E_PEER) tell_others = NULL;
+    die("%s: %s", cavmae_status_str(status), cavmae_last_error());
+}
+
+void warn(const char *format, ...) {
+    va_list args;
+    va_start(args, format);
+    fprintf(stderr, "%s: %s", program_invocation_short_name, speaker);
+    vfprintf(stderr, format, args);
+    fputc('\n', stderr);
+    va_end(args);
+}
+
+void note(const char *format, ...) {
+    va_list args;
+    if (silent) return;
+    va_start(args, format);
+    vfprintf(stderr, format, args);
+    fputc('\n', stderr);
+    va_end(args);
 }
 
 void *allocate(size_t count, size_t size) {
@@ -103,7 +136,7 @@ void read_options(int argc, char **argv, const char *what, const option *options
 
 static void print_message(void *user, int32_t level, const char *message) {
     (void)user;
-    fprintf(stderr, "%s%s\n",
+    fprintf(stderr, "%s%s%s\n", speaker,
             level <= CAVMAE_LOG_ERROR     ? "error: "
             : level <= CAVMAE_LOG_WARNING ? "warning: "
                                           : "",
@@ -117,6 +150,7 @@ static void print_progress(void *user, const char *what, int64_t done, int64_t t
     int32_t terminal = isatty(STDERR_FILENO);
     double time = now();
     (void)user;
+    if (silent) return;
     if (shown == 0) shown = time;
     if (done == total ? !lines : time - shown < (terminal ? 0.5 : 10)) return;
     fprintf(stderr, "%s%s %lld of %lld%s", terminal ? "\r" : "", what, (long long)done, (long long)total,

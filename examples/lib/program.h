@@ -10,6 +10,14 @@
 void check(cavmae_status status);
 void die(const char *format, ...) __attribute__((format(printf, 1, 2), noreturn));
 
+/* A sentence on stderr, and on it goes; what `note` says would be the same of all ranks, and is rank 0's to say. */
+void warn(const char *format, ...) __attribute__((format(printf, 1, 2)));
+void note(const char *format, ...) __attribute__((format(printf, 1, 2)));
+
+/* Of a program that works with others (open_world.h): what it says begins with "rank 2: ", progress is rank 0's to show,
+ * and before die() ends it `tell` gets the sentence, but for failures that another rank told of. NULL: nobody. */
+void speak_for_rank(int32_t rank, void (*tell)(const char *sentence));
+
 void *allocate(size_t count, size_t size); /* zeros; ends the program where there is no memory */
 
 /* The words after an option that takes several, up to the next that starts with "--". */

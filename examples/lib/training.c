@@ -13,15 +13,22 @@
 
 /* ---- The run's folder ---- */
 
-int32_t open_run_folder(run_folder *folder, const char *path, int32_t resume) {
+static int32_t open_own_folder(run_folder *folder, const char *path, int32_t resume) {
     if (mkdir(path, 0777) != 0 && errno != EEXIST) die("cannot make the directory %s: %s", path, strerror(errno));
-    snprintf(folder->checkpoint, sizeof folder->checkpoint, "%s/checkpoint.safetensors", path);
     snprintf(folder->losses.path, sizeof folder->losses.path, "%s/losses.csv", path);
     snprintf(folder->validation.path, sizeof folder->validation.path, "%s/val.csv", path);
     int32_t there = access(folder->checkpoint, F_OK) == 0;
     if (there && !resume) die("%s holds a run already: give --resume to go on with it, or another --out", path);
     if (!there && resume) fprintf(stderr, "%s does not exist: starting anew\n", folder->checkpoint);
     folder->losses.keep = folder->validation.keep = there;
+    return there;
+}
+
+int32_t open_run_folder(run_folder *folder, const char *path, int32_t resume, cavmae_world *world) {
+    int32_t there = 0;
+    snprintf(folder->checkpoint, sizeof folder->checkpoint, "%s/checkpoint.safetensors", path);
+    if (cavmae_world_rank(world) == 0) there = open_own_folder(folder, path, resume);
+    if (world) check(cavmae_world_broadcast(world, &there, sizeof there, 0));
     return there;
 }
 
@@ -46,6 +53,14 @@ void catch_interrupts(void) {
 }
 
 int32_t was_interrupted(void) { return interrupted; }
+
+int32_t any_interrupted(cavmae_world *world, int64_t step, int32_t idle) {
+    double count = interrupted;
+    if (!world) return interrupted;
+    if (!idle && step % 16 != 0 && !strcmp(cavmae_world_carrier(world), "nccl")) return 0;
+    check(cavmae_world_sum(world, &count, 1));
+    return count > 0;
+}
 
 /* ---- Progress ---- */
 
@@ -126,6 +141,8 @@ void take_data_as_it_is(cavmae_config *config) {
     check(cavmae_config_set_i64(config, CAVMAE_P_FRAME, -1));
 }
 
+int64_t clips_of(const cavmae_batch *batch) { return batch->world_count ? batch->world_count : batch->count; }
+
 cavmae_step_result mean_losses(cavmae_trainer *trainer, cavmae_loader *loader, int64_t *clips) {
     cavmae_step_result sum = {.struct_size = sizeof sum};
     const cavmae_batch *batch;
@@ -135,12 +152,13 @@ cavmae_step_result mean_losses(cavmae_trainer *trainer, cavmae_loader *loader, i
         check(cavmae_loader_next(loader, &batch));
         if (!batch) break;
         check(cavmae_pretrain_evaluate(trainer, batch, i, &s));
-        *clips += batch->count;
-        sum.loss += batch->count * s.loss;
-        sum.loss_mae_a += batch->count * s.loss_mae_a;
-        sum.loss_mae_v += batch->count * s.loss_mae_v;
-        sum.loss_c += batch->count * s.loss_c;
-        sum.accuracy += batch->count * s.accuracy;
+        const int64_t count = clips_of(batch);
+        *clips += count;
+        sum.loss += (double)count * s.loss;
+        sum.loss_mae_a += (double)count * s.loss_mae_a;
+        sum.loss_mae_v += (double)count * s.loss_mae_v;
+        sum.loss_c += (double)count * s.loss_c;
+        sum.accuracy += (double)count * s.accuracy;
         if (s.pairs > sum.pairs) sum.pairs = s.pairs;
     }
     if (!*clips) die("the manifest has no clips");

@@ -12,13 +12,18 @@ typedef struct run_folder {
     csv_log losses, validation; /* the headers are the program's to set */
 } run_folder;
 
-/* For a new run or one that goes on: never over another's files. 1: the checkpoint is there, and to be loaded. */
-int32_t open_run_folder(run_folder *folder, const char *path, int32_t resume);
+/* For a new run or one that goes on: never over another's files. 1: the checkpoint is there, and to be loaded. In a world
+ * (NULL: none) rank 0 opens it, and all are told. */
+int32_t open_run_folder(run_folder *folder, const char *path, int32_t resume, cavmae_world *world);
 void close_run_folder(run_folder *folder);
 
 /* From now on the first Ctrl-C (or SIGTERM) is only noted, a second one ends the program at once. */
 void catch_interrupts(void);
 int32_t was_interrupted(void);
+
+/* Whether any rank was, the same answer for all, so that they stop after the same step. Collective; ranks on GPUs, which
+ * have to wait for it, ask each 16 steps only, and where they are `idle`. */
+int32_t any_interrupted(cavmae_world *world, int64_t step, int32_t idle);
 
 /* How fast a process trains. `steps` and `clips` are its own since `started`, without those of the runs before it. */
 typedef struct pace {
@@ -45,6 +50,9 @@ void take_model_keys(cavmae_config *config, const cavmae_model *model);
 
 /* Turns off what training does to data: order, augmentation, shuffled pairs, dropping clips; the middle picture. */
 void take_data_as_it_is(cavmae_config *config);
+
+/* Clips of a batch over all ranks. */
+int64_t clips_of(const cavmae_batch *batch);
 
 /* Pretraining losses, mean over the clips of a pass of the loader, with the same masks each time; *clips: how many. */
 cavmae_step_result mean_losses(cavmae_trainer *trainer, cavmae_loader *loader, int64_t *clips);

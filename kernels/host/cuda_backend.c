@@ -10,7 +10,9 @@
 #include "cuda_memory.h"
 #include "cudnn_attention.h"
 #include "matmul.h"
+#include "nccl_carrier.h"
 #include "repeat.h"
+#include "thread_context.h"
 
 enum { OLDEST_ARCHITECTURE = 80 };
 
@@ -27,25 +29,12 @@ cavmae_status cavmae__cuda_check(cavmae__backend *backend, cudaError_t error, co
                                cuda->name, what, cudaGetErrorString(error));
 }
 
-/* ---- The calling thread's device: the backend's during a call, afterwards what it was. ---- */
-
-static int enter(const cavmae__cuda *cuda) {
-    int before = cuda->device;
-    cudaGetDevice(&before);
-    if (before != cuda->device) cudaSetDevice(cuda->device);
-    return before;
-}
-
-static void leave(const cavmae__cuda *cuda, int before) {
-    if (before != cuda->device) cudaSetDevice(before);
-}
-
 #define ENTER(backend)                                                                                                 \
     cavmae__cuda *const cuda = cavmae__cuda_of(backend);                                                               \
-    const int before = enter(cuda)
+    const int entered = cavmae__enter(cuda)
 #define LEAVE(call)                                                                                                    \
     const cavmae_status status = (call);                                                                               \
-    leave(cuda, before);                                                                                               \
+    cavmae__leave(cuda, entered);                                                                                      \
     return status
 
 #define OPERATION(name, record)                                                                                        \
@@ -64,7 +53,7 @@ static cavmae_status call_alloc(cavmae__backend *backend, size_t size, void **ou
 static void call_free(cavmae__backend *backend, void *memory) {
     ENTER(backend);
     cavmae__cuda_free(cuda, memory);
-    leave(cuda, before);
+    cavmae__leave(cuda, entered);
 }
 
 static cavmae_status call_upload(cavmae__backend *backend, void *device, const void *host, size_t size) {
@@ -102,7 +91,7 @@ static cavmae_status call_repeat(cavmae__backend *backend, cavmae__repeat *repea
 static void call_repeat_free(cavmae__backend *backend, cavmae__repeat *repeat) {
     ENTER(backend);
     cavmae__cuda_repeat_free(cuda, repeat);
-    leave(cuda, before);
+    cavmae__leave(cuda, entered);
 }
 
 /* ---- Workspace and description ---- */
@@ -149,7 +138,8 @@ static void close_cuda(cavmae__backend *backend) {
     if (cuda->recording) cudaStreamDestroy(cuda->recording);
     if (cuda->copies) cudaStreamDestroy(cuda->copies);
     if (cuda->stream) cudaStreamDestroy(cuda->stream);
-    leave(cuda, before);
+    cavmae__leave(cuda, entered);
+    cavmae__thread_context_close(cuda);
     pthread_mutex_destroy(&cuda->record_lock);
     library->free(context, cuda);
 }
@@ -233,14 +223,10 @@ static cavmae_status open_cuda(const cavmae__library *library, cavmae_context *c
     snprintf(cuda->name, sizeof cuda->name, "cuda:%d", (int)number);
     pthread_mutex_init(&cuda->record_lock, NULL);
     cavmae_status status = find_device(cuda);
-    if (status != CAVMAE_OK) {
-        pthread_mutex_destroy(&cuda->record_lock);
-        library->free(context, cuda);
-        return status;
-    }
-    const int before = enter(cuda);
-    status = open_parts(cuda);
-    leave(cuda, before);
+    if (status == CAVMAE_OK) status = cavmae__thread_context_open(cuda);
+    const int entered = cavmae__enter(cuda);
+    if (status == CAVMAE_OK) status = open_parts(cuda);
+    cavmae__leave(cuda, entered);
     if (status == CAVMAE_OK)
         *out = &cuda->base;
     else
@@ -250,6 +236,16 @@ static cavmae_status open_cuda(const cavmae__library *library, cavmae_context *c
 
 static void close_backend(void *backend) { close_cuda(backend); }
 
+static cavmae_status new_id(void *backend, uint8_t *id) {
+    ENTER(backend);
+    LEAVE(cavmae__nccl_new_id(cuda, id));
+}
+
+static cavmae_status open_carrier(void *backend, const void *options, void **carrier) {
+    ENTER(backend);
+    LEAVE(cavmae__nccl_open(cuda, options, carrier));
+}
+
 CAVMAE_API const cavmae__device_plugin *cavmae_cuda_plugin(void);
 
 /* The plug-in's one symbol. */
@@ -258,6 +254,8 @@ const cavmae__device_plugin *cavmae_cuda_plugin(void) {
                                                  .library_size = sizeof(cavmae__library),
                                                  .version = CAVMAE_VERSION_STRING,
                                                  .open = open_cuda,
-                                                 .close = close_backend};
+                                                 .close = close_backend,
+                                                 .new_id = new_id,
+                                                 .open_carrier = open_carrier};
     return &plugin;
 }

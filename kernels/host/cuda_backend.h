@@ -20,6 +20,7 @@ typedef struct cavmae__matmuls cavmae__matmuls;                     /* matmul.h 
 typedef struct cavmae__staging cavmae__staging;                     /* cuda_memory.c */
 typedef struct cavmae__cudnn cavmae__cudnn;                         /* cudnn_attention.h */
 typedef struct cavmae__attention_choices cavmae__attention_choices; /* attention_choice.h */
+typedef struct cavmae__thread_context cavmae__thread_context;       /* thread_context.c */
 
 typedef struct cavmae__cuda {
     cavmae__backend base;
@@ -33,6 +34,7 @@ typedef struct cavmae__cuda {
     cudaStream_t copies;    /* of uploads that run ahead */
     cudaStream_t recording; /* of operations while a repeat is recorded, on that thread only */
     cudaMemPool_t pool;
+    cavmae__thread_context *thread_context;
     cavmae__staging *staging;
     cavmae__matmuls *matmuls;
     cavmae__cudnn *cudnn;
@@ -59,6 +61,7 @@ cavmae_status cavmae__cuda_check(cavmae__backend *backend, cudaError_t error, co
     X(linear, cavmae__linear)                                                                                          \
     X(linear_grad, cavmae__linear_grad)                                                                                \
     X(gelu, cavmae__gelu)                                                                                              \
+    X(convert, cavmae__convert)                                                                                        \
     X(layernorm, cavmae__layernorm)                                                                                    \
     X(layernorm_grad, cavmae__layernorm)                                                                               \
     X(attention, cavmae__attention)                                                                                    \
@@ -102,9 +105,6 @@ size_t cavmae__cuda_pictures_workspace(cavmae__backend *backend, const cavmae__p
 size_t cavmae__cuda_top_k_workspace(cavmae__backend *backend, const cavmae__top_k *op);
 
 /* Parts of other operations, device pointers (convert.cu). */
-/* y = x, from one type to another. */
-cavmae_status cavmae__cuda_convert(cavmae__backend *backend, const void *x, int32_t x_dtype, void *y, int32_t y_dtype,
-                                   int64_t count);
 /* d *= gelu'(x), exact. */
 cavmae_status cavmae__cuda_gelu_grad(cavmae__backend *backend, const void *x, void *d, int32_t dtype, int64_t count);
 /* sums [columns] = column sums of x [rows, columns], in an order that shapes alone fix; narrow (bfloat16, [rows, columns],

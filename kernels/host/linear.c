@@ -67,6 +67,12 @@ static cavmae_status apply_gelu(cavmae__backend *backend, const void *x, void *y
     return cavmae__cuda_gelu(backend, &gelu);
 }
 
+static cavmae_status convert(cavmae__backend *backend, const void *x, int32_t x_dtype, void *y, int32_t y_dtype,
+                             int64_t count) {
+    const cavmae__convert op = {.count = count, .x_dtype = x_dtype, .y_dtype = y_dtype, .x = x, .y = y};
+    return cavmae__cuda_convert(backend, &op);
+}
+
 /* y and gelu from a product that still lacks where it goes; its m rows begin at `row` of the layer's. */
 static cavmae_status forward_rows(cavmae__backend *backend, const cavmae__linear *op, cavmae__matmul *product,
                                   int64_t row) {
@@ -97,12 +103,12 @@ static cavmae_status forward_narrowed(cavmae__backend *backend, const cavmae__li
         const int64_t count = product.m * op->out;
         CAVMAE__TRY(cavmae__cuda_matmul(backend, &product));
         if (op->y)
-            CAVMAE__TRY(cavmae__cuda_convert(backend, s.rows, CAVMAE_FLOAT32, rows_of(op->y, row, op->out, op->y_dtype),
-                                             op->y_dtype, count));
+            CAVMAE__TRY(convert(backend, s.rows, CAVMAE_FLOAT32, rows_of(op->y, row, op->out, op->y_dtype), op->y_dtype,
+                                count));
         if (!op->gelu) continue;
         CAVMAE__TRY(apply_gelu(backend, s.rows, s.rows, CAVMAE_FLOAT32, count));
-        CAVMAE__TRY(cavmae__cuda_convert(backend, s.rows, CAVMAE_FLOAT32, rows_of(op->gelu, row, op->out, op->y_dtype),
-                                         op->y_dtype, count));
+        CAVMAE__TRY(
+            convert(backend, s.rows, CAVMAE_FLOAT32, rows_of(op->gelu, row, op->out, op->y_dtype), op->y_dtype, count));
     }
     return CAVMAE_OK;
 }
@@ -116,7 +122,7 @@ static cavmae_status forward_e4m3(cavmae__backend *backend, const cavmae__linear
     product.dtype = CAVMAE__E4M3;
     CAVMAE__TRY(cavmae__cuda_scale_rows(backend, op->weight, CAVMAE_FLOAT32, op->out, op->in, s.weight, weight_scale));
     if (op->bias) {
-        CAVMAE__TRY(cavmae__cuda_convert(backend, op->bias, CAVMAE_FLOAT32, s.vector[0], CAVMAE_BFLOAT16, op->out));
+        CAVMAE__TRY(convert(backend, op->bias, CAVMAE_FLOAT32, s.vector[0], CAVMAE_BFLOAT16, op->out));
         product.bias = s.vector[0];
     }
     product.b = s.weight;
@@ -221,8 +227,7 @@ static cavmae_status input_gradient(cavmae__backend *backend, const cavmae__line
         memcpy(&product.aux, &gelu_input, sizeof product.aux); /* only read */
     }
     CAVMAE__TRY(cavmae__cuda_matmul(backend, &product));
-    if (rows->wide_dx)
-        CAVMAE__TRY(cavmae__cuda_convert(backend, rows->wide_dx, CAVMAE_FLOAT32, dx, op->dx_dtype, count));
+    if (rows->wide_dx) CAVMAE__TRY(convert(backend, rows->wide_dx, CAVMAE_FLOAT32, dx, op->dx_dtype, count));
     return gelu_input && !tanh_form ? cavmae__cuda_gelu_grad(backend, gelu_input, dx, op->dx_dtype, count) : CAVMAE_OK;
 }
 
@@ -236,7 +241,7 @@ static cavmae_status convert_dy(cavmae__backend *backend, const cavmae__linear_g
         return cavmae__cuda_column_sums(backend, dy, op->dy_dtype, rows->count, op->out, s->rows, op->dbias, rows->add,
                                         s->sums);
     }
-    return cavmae__cuda_convert(backend, dy, op->dy_dtype, s->rows, op->x_dtype, rows->count * op->out);
+    return convert(backend, dy, op->dy_dtype, s->rows, op->x_dtype, rows->count * op->out);
 }
 
 static cavmae_status no_rows(cavmae__backend *backend, const cavmae__linear_grad *op) {

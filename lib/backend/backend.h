@@ -68,6 +68,14 @@ typedef struct cavmae__gelu {
     void *y; /* may be x */
 } cavmae__gelu;
 
+/* y = x [count] in another type; float32 and bfloat16. */
+typedef struct cavmae__convert {
+    int64_t count;
+    int32_t x_dtype, y_dtype;
+    const void *x;
+    void *y;
+} cavmae__convert;
+
 /* LayerNorm with an affine of its own for each group of rows (the joint layer's streams). Groups cover [0, rows). */
 typedef struct cavmae__norm_group {
     int64_t rows;
@@ -181,42 +189,48 @@ typedef struct cavmae__mix {
 } cavmae__mix;
 
 /* torch.nn.BCEWithLogitsLoss (mean over rows and classes) or torch.nn.CrossEntropyLoss on soft targets (mean over
- * rows). accuracy: share of rows whose largest logit is at their largest label (the first of equals). */
+ * rows), where *total takes the place of rows. accuracy: rows whose largest logit is at their largest label (the first of
+ * equals) / *total. Both are added to. */
 typedef struct cavmae__class_loss {
     int64_t rows;
     int32_t classes, kind;        /* 0 BCE, 1 cross-entropy */
     const float *logits, *labels; /* [rows, classes] */
+    const double *total;          /* device [1]: rows; those of all ranks in a world */
     float *dlogits;               /* [rows, classes] or NULL */
-    double *loss, *accuracy;      /* [1] */
+    double *loss, *accuracy;      /* [1], added to */
     void *workspace;
 } cavmae__class_loss;
 
 /* Masked reconstruction, paper eq. 9 with the mean over a patch's pixels as in the reference: loss = sum over
- * removed tokens of mean((pred - target)^2) / removed; target = patch in the order (row, column, channel),
+ * removed tokens of mean((pred - target)^2) / *removed; target = patch in the order (row, column, channel),
  * normalised by its mean and unbiased variance + 1e-6 when norm_pix. dpred = weight * dloss/dpred. */
 typedef struct cavmae__mae_loss {
     cavmae__patch_source source;
     int64_t rows;
     const int32_t *clip, *token; /* [rows] */
     const uint8_t *mask;         /* [rows] 1 = removed */
-    int64_t removed;             /* number of ones in mask, > 0 */
+    const double *removed;       /* device [1], > 0: number of ones in mask; of all ranks' masks in a world */
     const float *pred;           /* [rows, patch * patch * channels] */
     float *dpred;                /* like pred, or NULL; may be pred */
     double weight;
     int32_t norm_pix;
-    double *loss; /* [1] */
+    double *loss; /* [1], added to */
     void *workspace;
 } cavmae__mae_loss;
 
-/* InfoNCE, paper eq. 7: s = normalize(a) normalize(v)^T / temperature; v2a: for each column (visual) a softmax over
- * the rows (audio), loss = -mean log of the diagonal; a2v: over rows; both: mean of the two. accuracy: share of
- * argmax on the diagonal (the first of equals). da, dv = weight * dloss/d. */
+/* InfoNCE, paper eq. 7, of pairs first .. first + count - 1 against all `total`: s = normalize(a) normalize(v)^T /
+ * temperature; v2a: for each of these columns (visual) a softmax over all rows (audio), loss += sum of -log of the
+ * diagonal / pairs; a2v: for each of these rows over all columns; both: half of either. accuracy += argmax on the diagonal
+ * (the first of equals) / pairs. da, dv = weight * dloss/d, of all rows: zeros where nothing comes from these pairs. One
+ * process has first 0 and count = total = pairs; ranks of a world have their own pairs and everybody's a and v, and the
+ * sum over the ranks of da, dv, loss and accuracy is the whole. */
 typedef struct cavmae__contrastive {
-    int32_t count, width, direction; /* 0 v2a, 1 a2v, 2 both */
+    int32_t first, count, total, width, direction; /* 0 v2a, 1 a2v, 2 both */
+    int64_t pairs;
     double temperature, weight;
-    const float *a, *v;      /* [count, width] */
-    float *da, *dv;          /* or NULL */
-    double *loss, *accuracy; /* [1] */
+    const float *a, *v;      /* [total, width] */
+    float *da, *dv;          /* [total, width], or both NULL */
+    double *loss, *accuracy; /* [1], added to */
     void *workspace;
 } cavmae__contrastive;
 
@@ -331,8 +345,9 @@ typedef struct cavmae__limits {
     int32_t heads, longest; /* of any attention: heads, segment length */
     int32_t head_dim;
     int32_t clips;
-    int64_t tokens;   /* of one clip in one modality, or of both together */
-    int32_t backward; /* 1: backward operations will be called */
+    int32_t pairs, all_pairs; /* of any contrastive loss: count and total; 0: clips */
+    int64_t tokens;           /* of one clip in one modality, or of both together */
+    int32_t backward;         /* 1: backward operations will be called */
 } cavmae__limits;
 
 typedef struct cavmae__backend_ops {
@@ -355,6 +370,7 @@ typedef struct cavmae__backend_ops {
     cavmae_status (*linear)(cavmae__backend *, const cavmae__linear *);
     cavmae_status (*linear_grad)(cavmae__backend *, const cavmae__linear_grad *);
     cavmae_status (*gelu)(cavmae__backend *, const cavmae__gelu *);
+    cavmae_status (*convert)(cavmae__backend *, const cavmae__convert *);
     cavmae_status (*layernorm)(cavmae__backend *, const cavmae__layernorm *);
     cavmae_status (*layernorm_grad)(cavmae__backend *, const cavmae__layernorm *);
     cavmae_status (*attention)(cavmae__backend *, const cavmae__attention *);

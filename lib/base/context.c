@@ -194,7 +194,10 @@ static cavmae_status open_backend(cavmae_context *context, int number) {
                               "libcavmae-cuda.so is of version %s, this library of %s; or they are of different builds",
                               plugin->version, cavmae_version_string());
     if (status == CAVMAE_OK) status = plugin->open(&library, context, number, &context->backend);
-    if (status == CAVMAE_OK) context->backend_close = plugin->close;
+    if (status == CAVMAE_OK) {
+        context->backend_close = plugin->close;
+        context->device_functions = plugin;
+    }
     return status;
 }
 
@@ -314,5 +317,9 @@ const char *cavmae_context_device(const cavmae_context *context) { return contex
 int32_t cavmae_context_threads(const cavmae_context *context) { return context ? context->options.threads : 0; }
 
 int32_t cavmae__context_threads(const cavmae_context *context) { return context->options.threads; }
+
+const cavmae__device_plugin *cavmae__context_device_plugin(const cavmae_context *context) {
+    return context->device_functions;
+}
 
 const char *cavmae__context_plugin_dir(const cavmae_context *context) { return context->plugin_dir; }

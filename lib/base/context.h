@@ -41,6 +41,8 @@ typedef struct cavmae__device_choices {
 cavmae__device_choices cavmae__context_choices(const cavmae_context *context);
 
 const char *cavmae__context_plugin_dir(const cavmae_context *context); /* NULL: beside the library */
+/* Of the context's device (device_plugin.h); NULL: it has none, being a CPU. */
+const struct cavmae__device_plugin *cavmae__context_device_plugin(const cavmae_context *context);
 
 /* Runs task(arg, i, worker) for i in [0, count) on the context's threads and the caller's; returns when all
  * have ended. worker in [0, threads) is stable within one task: index per-thread scratch with it. Which

@@ -19,6 +19,7 @@ struct cavmae_context {
     cavmae__pool *pool;
 
     void *device_plugin; /* where the device needs one: opened with the context, and the backend with it */
+    const struct cavmae__device_plugin *device_functions; /* its; NULL: not open */
 
     /* `lock` guards what follows: set on first use, by whichever thread comes first. */
     pthread_mutex_t lock;

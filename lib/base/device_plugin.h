@@ -22,6 +22,10 @@ typedef struct cavmae__device_plugin {
     /* Opens device `number` as a cavmae__backend. BACKEND: no driver, no such device, a library that is missing. */
     cavmae_status (*open)(const cavmae__library *library, cavmae_context *context, int32_t number, void **backend);
     void (*close)(void *backend);
+    /* NCCL, opened when first asked for. id [CAVMAE_NCCL_ID_SIZE]. */
+    cavmae_status (*new_id)(void *backend, uint8_t *id);
+    /* A rank's cavmae__carrier, of cavmae__carrier_options: collective. */
+    cavmae_status (*open_carrier)(void *backend, const void *options, void **carrier);
 } cavmae__device_plugin;
 
 typedef const cavmae__device_plugin *cavmae__device_plugin_get(void);

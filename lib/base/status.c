@@ -50,6 +50,7 @@ const char *cavmae_status_str(cavmae_status status) {
     case CAVMAE_E_BACKEND: return "device or plug-in not available";
     case CAVMAE_E_CANCELLED: return "cancelled";
     case CAVMAE_E_NOT_FINITE: return "not a finite number";
+    case CAVMAE_E_PEER: return "another rank failed or is missing";
     case CAVMAE_E_STATE: return "call does not fit the object's state";
     case CAVMAE_E_INTERNAL: return "internal fault";
     default: return "unknown status";

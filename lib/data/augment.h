@@ -9,7 +9,8 @@
 typedef struct cavmae__draw {
     uint64_t seed;
     int64_t epoch;
-    int64_t number; /* the entry's index; where an entry may come twice in an epoch, the place in its order */
+    int64_t number; /* the entry's index; where an entry may come twice in an epoch, the place in its order. Of one that
+                     * takes a broken one's place the broken one's, and a multiple of the number of entries */
 } cavmae__draw;
 
 typedef struct cavmae__stretch {

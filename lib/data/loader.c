@@ -35,7 +35,7 @@ static cavmae_status new_rows(cavmae_loader *loader, float **out, size_t rows, s
 static cavmae_status create_batches(cavmae_loader *loader) {
     const cavmae__options *options = &loader->source.options;
     cavmae_context *context = loader->source.context;
-    size_t batch = (size_t)options->batch;
+    size_t batch = (size_t)loader->capacity;
     size_t sound =
         options->modalities == CAVMAE__MODALITIES_V ? 0 : (size_t)(options->audio_frames * options->mel_bins);
     loader->batch_count = options->queue + 1;
@@ -46,12 +46,11 @@ static cavmae_status create_batches(cavmae_loader *loader) {
         CAVMAE__TRY(CAVMAE__NEW(context, &b->samples, batch));
         CAVMAE__TRY(new_rows(loader, &b->image, batch, loader->image_size));
         CAVMAE__TRY(new_rows(loader, &b->labels, batch, loader->label_count));
-        if (sound && options->audio.length == CAVMAE__LENGTH_NATIVE) {
-            CAVMAE__TRY(CAVMAE__NEW(context, &b->audio_frames, batch));
-        } else if (sound) {
-            CAVMAE__TRY(new_rows(loader, &b->audio, batch, sound));
-            b->audio_capacity = batch * sound;
-        }
+        int native = options->audio.length == CAVMAE__LENGTH_NATIVE;
+        size_t clips = native ? 1 : batch; /* room to begin with: a share without clips has sound, too */
+        if (sound && native) CAVMAE__TRY(CAVMAE__NEW(context, &b->audio_frames, batch));
+        CAVMAE__TRY(new_rows(loader, &b->audio, clips, sound));
+        b->audio_capacity = clips * sound;
     }
     return CAVMAE_OK;
 }
@@ -125,6 +124,13 @@ cavmae_status cavmae_loader_create(const cavmae_config *config, const char *mani
     cavmae__source *source = &loader->source;
     source->context = cavmae__context_ref(context);
     source->options = options;
+    loader->capacity = options.batch;
+    cavmae_world *world = cavmae__config_world(config);
+    if (world) {
+        loader->rank = cavmae_world_rank(world);
+        loader->ranks = cavmae_world_size(world);
+        loader->capacity = (options.batch + loader->ranks - 1) / loader->ranks;
+    }
     if (labels) CAVMAE__TRY_OUT(cavmae__labels_open(context, labels, &source->labels));
     CAVMAE__TRY_OUT(cavmae__manifest_open(context, manifest, source->labels, options.modalities != CAVMAE__MODALITIES_V,
                                           &source->manifest));
@@ -198,7 +204,7 @@ static void hand_out(cavmae_loader *loader, const cavmae_batch **out) {
     loader->state_position = b->next_position;
     loader->state_broken = b->broken;
     loader->epoch = b->epoch;
-    *out = b->batch.count > 0 ? &b->batch : NULL;
+    *out = b->end ? NULL : &b->batch;
 }
 
 static void wait_ready(cavmae_loader *loader) {
@@ -264,12 +270,21 @@ cavmae_status cavmae__loader_set_state(cavmae_loader *loader, int64_t epoch, int
     loader->audio_used = 0;
     loader->take_epoch = loader->state_epoch = epoch;
     loader->take_position = loader->state_position = position;
+    loader->take_row = 0;
     loader->broken = loader->state_broken = broken;
     loader->epoch_has_batch = position > 0;
     loader->epoch = position > 0 || epoch == 0
                         ? epoch
                         : epoch - 1; /* at the start of an epoch the last batch was the one before's */
     return CAVMAE_OK;
+}
+
+cavmae_status cavmae_loader_seek(cavmae_loader *loader, int64_t position) {
+    if (!loader) return cavmae__fail(CAVMAE_E_ARG, "cavmae_loader_seek: loader is NULL");
+    if (position < 0 || position > loader->count)
+        return cavmae__fail(CAVMAE_E_ARG, "position %lld: the manifest has %lld entries", (long long)position,
+                            (long long)loader->count);
+    return cavmae__loader_set_state(loader, loader->state_epoch, position, loader->state_broken);
 }
 
 /* ---- Questions ---- */

@@ -24,13 +24,21 @@ typedef struct cavmae__slot {
     int32_t state;
     cavmae_status status;
     char error[CAVMAE__SLOT_ERROR_SIZE];
-    int64_t epoch, position;
-    int64_t index; /* in the manifest; -1: the epoch's end */
+    int64_t epoch, position; /* in the whole epoch's order */
+    int64_t index;           /* in the manifest, or CAVMAE__SLOT_END or _NO_CLIP */
+    int64_t read;            /* the entry that was read: in a world another one where `index` is broken */
+    int64_t next_position;   /* of the order, where a batch that ends here is left */
+    int32_t world_count;     /* clips of its batch over all ranks; 0: no world */
+    int32_t last;            /* of a world: the share's last one */
     cavmae__sample sample;
 } cavmae__slot;
 
+/* Instead of a slot's index. */
+enum { CAVMAE__SLOT_END = -1 /* of the epoch */, CAVMAE__SLOT_NO_CLIP = -2 /* this rank's share has none */ };
+
 typedef struct cavmae__loader_batch {
-    cavmae_batch batch; /* count 0: the epoch's end */
+    cavmae_batch batch;
+    int end; /* no batch: the epoch's end */
     float *audio, *image, *labels;
     int32_t *audio_frames;
     int64_t *samples;
@@ -50,6 +58,8 @@ struct cavmae_loader {
     int64_t count;                  /* of entries in the manifest */
     size_t image_size, label_count; /* floats of a sample */
     int32_t frames;                 /* pictures of a sample; 0: one, or none */
+    int64_t capacity;               /* clips that a batch of this loader may have */
+    int32_t rank, ranks;            /* of its world; ranks 0: alone */
     uint32_t *order;                /* of the epoch whose samples are being taken; NULL: as in the manifest */
     cavmae__balance *balance;       /* what draws the order; NULL: it is a shuffle */
 
@@ -61,7 +71,8 @@ struct cavmae_loader {
     cavmae__slot *slots;
     int64_t slot_count;
     int64_t taken, placed;             /* numbers of samples */
-    int64_t take_epoch, take_position; /* of the next sample to take */
+    int64_t take_epoch, take_position; /* of the next sample to take; in a world of its whole batch's first */
+    int64_t take_row;                  /* in a world: samples taken of this rank's share of that batch */
 
     cavmae__loader_batch *batches;
     int64_t batch_count;

@@ -11,6 +11,7 @@
 
 #include "device_search.h"
 #include "dot.h"
+#include "index_shards.h"
 #include "safetensors.h"
 
 /* Rows that a task compares in one go: their scores fit a cache. */
@@ -320,8 +321,7 @@ static cavmae_status map_chunks(cavmae_index *index, const char *path) {
     return CAVMAE_OK;
 }
 
-cavmae_status cavmae_index_load(cavmae_context *context, const char *path, cavmae_index **out) {
-    if (!context || !path || !out) return cavmae__fail(CAVMAE_E_ARG, "index: context, path and out must not be NULL");
+static cavmae_status load_index(cavmae_context *context, const char *path, cavmae_index **out) {
     cavmae_safetensors *file;
     CAVMAE__TRY(cavmae_safetensors_open(context, path, &file));
     cavmae_index *index = NULL;
@@ -348,4 +348,26 @@ cavmae_status cavmae_index_load(cavmae_context *context, const char *path, cavma
     else
         cavmae_index_free(index);
     return status;
+}
+
+cavmae_status cavmae_index_load_part(cavmae_context *context, const char *path, int32_t part, int32_t parts,
+                                     int64_t *first, cavmae_index **out) {
+    cavmae__mapped_file *file;
+    if (!context || !path || !out) return cavmae__fail(CAVMAE_E_ARG, "index: context, path and out must not be NULL");
+    if (part < 0 || part >= parts)
+        return cavmae__fail(CAVMAE_E_ARG, "index: part %d of %d; parts count from 0", (int)part, (int)parts);
+    CAVMAE__TRY(cavmae__mapped_file_open(context, path, &file));
+    int shards = cavmae__is_shard_manifest(file);
+    cavmae_status status = CAVMAE_OK;
+    if (shards) status = cavmae__index_load_shards(context, file, part, parts, first, out);
+    cavmae__mapped_file_unref(file);
+    if (shards) return status;
+    if (parts > 1) return cavmae__fail(CAVMAE_E_FORMAT, "%s: no manifest of shards, which alone has parts", path);
+    CAVMAE__TRY(load_index(context, path, out));
+    if (first) *first = 0;
+    return CAVMAE_OK;
+}
+
+cavmae_status cavmae_index_load(cavmae_context *context, const char *path, cavmae_index **out) {
+    return cavmae_index_load_part(context, path, 0, 1, NULL, out);
 }

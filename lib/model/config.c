@@ -9,6 +9,7 @@
 
 #include "number.h"
 #include "record.h"
+#include "world.h"
 
 enum { TEXT_SIZE = 512 };
 
@@ -83,6 +84,9 @@ static const key keys[] = {
     WORD(CAVMAE_P_LOSS, loss, "bce", "bce|ce"),
     WORD(CAVMAE_P_MODE, mode, "multimodal", "multimodal|audioonly|videoonly|missingaudioonly|missingvideoonly"),
     F64(CAVMAE_P_MODALITY_DROPOUT, modality_dropout, "0", 0, 1),
+    WORD(CAVMAE_P_CONTRAST_SCOPE, contrast_scope, "local", "local|global"),
+    I64(CAVMAE_P_CONTRAST_SHARDS, contrast_shards, "0", 0, 1 << 16),
+    WORD(CAVMAE_P_LOSS_REDUCE, loss_reduce, "mean", "mean|sum"),
 
     WORD(CAVMAE_P_OPTIMIZER, optimizer, "adam", "adam|adamw"),
     F64(CAVMAE_P_LR, lr, "5e-5", 0, 1e3),
@@ -104,6 +108,10 @@ static const key keys[] = {
     I64(CAVMAE_P_FREEZE_BASE, freeze_base, "0", 0, 1),
     I64(CAVMAE_P_EPOCHS, epochs, "25", 1, 1 << 20),
     I64(CAVMAE_P_AVERAGE_FROM, average_from, "0", 0, 1 << 20),
+    I64(CAVMAE_P_CHUNK, chunk, "0", 0, 1 << 20),
+    WORD(CAVMAE_P_REDUCE_DTYPE, reduce_dtype, "float32", "float32|bfloat16"),
+    F64(CAVMAE_P_BUCKET_MB, bucket_mb, "25", 0.001, 4096),
+    I64(CAVMAE_P_SHARD_OPTIMIZER, shard_optimizer, "0", 0, 1),
 
     I64(CAVMAE_P_BATCH, batch, "48", 1, 1 << 20),
     I64(CAVMAE_P_SHUFFLE, shuffle, "1", 0, 1),
@@ -137,6 +145,7 @@ typedef struct value {
 
 struct cavmae_config {
     cavmae_context *context;
+    cavmae_world *world; /* NULL: alone */
     value values[KEY_COUNT];
 };
 
@@ -282,6 +291,7 @@ cavmae_status cavmae_config_create(cavmae_context *context, const char *preset, 
     cavmae_config *config;
     CAVMAE__TRY(CAVMAE__NEW(context, &config, 1));
     config->context = cavmae__context_ref(context);
+    config->world = NULL;
     cavmae_status status = CAVMAE_OK;
     for (int i = 0; i < KEY_COUNT && status == CAVMAE_OK; i++) status = set_text(config, i, keys[i].preset);
     if (status == CAVMAE_OK && preset && strcmp(preset, "base") != 0) status = cavmae_config_apply(config, preset);
@@ -299,6 +309,7 @@ cavmae_status cavmae_config_clone(const cavmae_config *config, cavmae_config **o
     CAVMAE__TRY(CAVMAE__NEW(config->context, &copy, 1));
     *copy = *config;
     cavmae__context_ref(copy->context);
+    cavmae__world_ref(copy->world);
     *out = copy;
     return CAVMAE_OK;
 }
@@ -306,11 +317,22 @@ cavmae_status cavmae_config_clone(const cavmae_config *config, cavmae_config **o
 void cavmae_config_free(cavmae_config *config) {
     if (!config) return;
     cavmae_context *context = config->context;
+    cavmae_world_free(config->world);
     cavmae__free(context, config);
     cavmae__context_unref(context);
 }
 
 cavmae_context *cavmae__config_context(const cavmae_config *config) { return config->context; }
+
+cavmae_world *cavmae__config_world(const cavmae_config *config) { return config->world; }
+
+cavmae_status cavmae_config_set_world(cavmae_config *config, cavmae_world *world) {
+    if (!config) return cavmae__fail(CAVMAE_E_ARG, "config is NULL");
+    cavmae_world *before = config->world;
+    config->world = cavmae__world_ref(world);
+    cavmae_world_free(before);
+    return CAVMAE_OK;
+}
 
 /* "1,2,3" into out [capacity]; the count must be in [min, capacity]. */
 static cavmae_status read_list(const cavmae_config *config, int32_t number, int64_t min, int64_t capacity, double *out,
@@ -348,6 +370,7 @@ static cavmae_status fill_options(const cavmae_config *config, cavmae__options *
             memcpy(field, &v[i].integer, sizeof(int64_t));
     }
     o->dtype = o->dtype ? CAVMAE_BFLOAT16 : CAVMAE_FLOAT32;
+    o->reduce_dtype = o->reduce_dtype ? CAVMAE_BFLOAT16 : CAVMAE_FLOAT32;
     o->mode += CAVMAE_MODE_MULTIMODAL;
     if (o->modalities != CAVMAE__MODALITIES_AV && o->mode == CAVMAE_MODE_MULTIMODAL) /* all that there is */
         o->mode = o->modalities == CAVMAE__MODALITIES_A ? CAVMAE_MODE_AUDIO_ONLY : CAVMAE_MODE_VIDEO_ONLY;
@@ -414,8 +437,17 @@ static cavmae_status check_head(const cavmae__options *o) {
     return CAVMAE_OK;
 }
 
+static cavmae_status check_contrast(const cavmae__options *o) {
+    if (o->contrast_scope == CAVMAE__SCOPE_GLOBAL && o->contrast_shards)
+        return cavmae__fail(CAVMAE_E_ARG, "config: contrast_shards goes with contrast_scope local");
+    if (o->chunk && o->classes)
+        return cavmae__fail(CAVMAE_E_ARG, "config: chunk is for pretraining, not for models with classes");
+    return CAVMAE_OK;
+}
+
 static cavmae_status check_options(const cavmae__options *o) {
     CAVMAE__TRY(check_head(o));
+    CAVMAE__TRY(check_contrast(o));
     CAVMAE__TRY(check_multiple("image_size", o->image_size, "patch_size", o->patch_size));
     CAVMAE__TRY(check_multiple("audio_frames", o->audio_frames, "patch_size", o->patch_size));
     CAVMAE__TRY(check_multiple("mel_bins", o->mel_bins, "patch_size", o->patch_size));

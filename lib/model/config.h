@@ -8,6 +8,8 @@
 enum { CAVMAE__MAX_MILESTONES = 64 };
 
 enum { CAVMAE__MODALITIES_AV, CAVMAE__MODALITIES_A, CAVMAE__MODALITIES_V };
+enum { CAVMAE__SCOPE_LOCAL, CAVMAE__SCOPE_GLOBAL };
+enum { CAVMAE__LOSS_MEAN, CAVMAE__LOSS_SUM };
 enum { CAVMAE__V2A, CAVMAE__A2V, CAVMAE__BOTH };
 enum { CAVMAE__MASK_UNSTRUCTURED, CAVMAE__MASK_TIME, CAVMAE__MASK_FREQUENCY, CAVMAE__MASK_TIME_FREQUENCY };
 enum { CAVMAE__MASK_DOMAIN_MODALITY, CAVMAE__MASK_DOMAIN_JOINT };
@@ -41,6 +43,7 @@ typedef struct cavmae__options {
     int64_t mask_mode_a, mask_mode_v, mask_domain;
     int64_t loss, mode /* CAVMAE_MODE_* */;
     double modality_dropout;
+    int64_t contrast_scope, contrast_shards, loss_reduce;
     /* training */
     int64_t optimizer;
     double lr, beta1, beta2, adam_eps, weight_decay, clip_norm;
@@ -52,6 +55,9 @@ typedef struct cavmae__options {
     int64_t milestone_unit;
     double head_lr_factor;
     int64_t freeze_base, epochs, average_from;
+    int64_t chunk, reduce_dtype /* CAVMAE_FLOAT32 or CAVMAE_BFLOAT16 */;
+    double bucket_mb;
+    int64_t shard_optimizer;
     /* data */
     int64_t batch, shuffle, drop_last, noise, roll, frame, broken, loader_threads, queue;
     double mixup, mixup_alpha;
@@ -79,6 +85,7 @@ static inline int cavmae__mode_uses(int64_t mode, int m) {
 static inline int cavmae__has_decoder(const cavmae__options *o) { return o->decoder && !o->classes; }
 
 cavmae_context *cavmae__config_context(const cavmae_config *config);
+cavmae_world *cavmae__config_world(const cavmae_config *config); /* not a new reference; NULL: alone */
 
 int cavmae__config_key_count(void);
 

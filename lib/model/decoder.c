@@ -56,13 +56,13 @@ static cavmae_status decoder_input(cavmae__network *n, float *out) {
     return CAVMAE_OK;
 }
 
-static cavmae_status reconstruction_loss(cavmae__network *n, int m, int64_t removed, double weight, int32_t norm_pix) {
+static cavmae_status reconstruction_loss(cavmae__network *n, int m, double weight, int32_t norm_pix) {
     const cavmae__mae_loss loss = {.source = n->source[m],
                                    .rows = n->rows.token_rows[m],
                                    .clip = n->rows.token_clip[m],
                                    .token = n->rows.token_token[m],
                                    .mask = n->rows.mask[m],
-                                   .removed = removed,
+                                   .removed = n->totals + CAVMAE__TOTAL_REMOVED_A + m,
                                    .pred = n->predicted[m],
                                    .dpred = n->pass.gradients ? n->d_predicted[m] : NULL,
                                    .weight = weight,
@@ -85,7 +85,8 @@ cavmae_status cavmae__network_decode(cavmae__network *n, const int64_t removed[2
         const float *x = modality_rows(n->predictor_in, n->rows.token_rows[0], stack.width, m);
         CAVMAE__TRY(cavmae__apply_linear(pass, pass->list->decoder_pred[m], n->rows.token_rows[m], x, CAVMAE_FLOAT32,
                                          NULL, n->predicted[m], CAVMAE_FLOAT32, NULL));
-        if (removed[m]) CAVMAE__TRY(reconstruction_loss(n, m, removed[m], weight, norm_pix));
+        /* going back, clips without a masked token (of a batch that has some) have gradients of zero */
+        if (removed[m] || n->pass.gradients) CAVMAE__TRY(reconstruction_loss(n, m, weight, norm_pix));
     }
     return CAVMAE_OK;
 }
@@ -160,6 +161,11 @@ static cavmae_status decoder_backward(cavmae__network *n, float *d_normed, float
 }
 
 cavmae_status cavmae__network_backward(cavmae__network *n) {
-    if (n->extent.decode) CAVMAE__TRY(decoder_backward(n, n->gradient[0], n->gradient[1]));
+    const cavmae__parameters *list = n->pass.list;
+    if (n->extent.decode) {
+        CAVMAE__TRY(decoder_backward(n, n->gradient[0], n->gradient[1]));
+        /* from here to the end of the list */
+        CAVMAE__TRY(cavmae__gradients_finished(&n->pass, list->decoder_embed, list->count - list->decoder_embed));
+    }
     return cavmae__encoder_backward(n, n->gradient[0], n->gradient[1]);
 }

@@ -102,6 +102,18 @@ static cavmae_status pool(cavmae__network *n, int backward, float *joint) {
 
 cavmae_status cavmae__network_pool(cavmae__network *n) { return pool(n, 0, n->joint_normed); }
 
+/* The final norms lie behind the joint layers, and before the decoder or the head. */
+static cavmae_status final_norms_finished(const cavmae__pass *pass) {
+    const cavmae__parameters *list = pass->list;
+    const int64_t ends[] = {list->decoder_embed, list->head_norm, list->head};
+    int64_t first = list->norm[0], end = list->count;
+    for (int s = 1; s < 3; s++)
+        if (list->norm[s] >= 0 && list->norm[s] < first) first = list->norm[s];
+    for (int i = 0; i < 3; i++)
+        if (ends[i] >= 0 && ends[i] < end) end = ends[i];
+    return cavmae__gradients_finished(pass, first, end - first);
+}
+
 /* From d_normed [joint, D], the gradient of joint_normed, to the encoders' outputs: encoded gets their gradient. */
 static cavmae_status joint_backward(cavmae__network *n, float *d_normed, float *d_joint, float *d_encoded) {
     const cavmae__pass *pass = &n->pass;
@@ -110,6 +122,7 @@ static cavmae_status joint_backward(cavmae__network *n, float *d_normed, float *
     final_norms(n, norms);
     CAVMAE__TRY(cavmae__apply_norm_grad(pass, norms, &n->rows.joint_streams, stack.width, n->joint, n->joint_mean,
                                         n->joint_rstd, d_normed, CAVMAE_FLOAT32, NULL, d_joint));
+    CAVMAE__TRY(final_norms_finished(pass));
     CAVMAE__TRY(cavmae__stack_backward(pass, &stack, d_joint));
     const cavmae__combine add = {.rows = n->rows.encoder_rows,
                                  .width = stack.width,
@@ -147,7 +160,9 @@ static cavmae_status encode_modality_backward(cavmae__network *n, int m, float *
 cavmae_status cavmae__encoder_backward(cavmae__network *n, float *d_normed, float *spare) {
     CAVMAE__TRY(pool(n, 1, d_normed));
     CAVMAE__TRY(joint_backward(n, d_normed, spare, d_normed));
-    for (int m = 0; m < 2; m++) /* one whose tokens are all masked gets gradients of zero, as in torch */
+    /* The visual one first: the audio encoder has more than twice its rows, so that its pass hides more of what a world
+     * sends. One whose tokens are all masked gets gradients of zero, as in torch. */
+    for (int m = 2; m-- > 0;)
         if (n->extent.visible[m]) CAVMAE__TRY(encode_modality_backward(n, m, encoded_rows(n, d_normed, m)));
     return CAVMAE_OK;
 }

@@ -107,6 +107,21 @@ static cavmae_status largest_embed_extent(const cavmae__options *o, int32_t batc
     return CAVMAE_OK;
 }
 
+/* What a world adds to gradients and takes from moments: lib/train/exchange.h, pieces.h, contrast.h. */
+static void add_world(const cavmae__options *o, const cavmae_world *world, int32_t batch, const cavmae__extent *extent,
+                      cavmae_memory *memory) {
+    const int64_t size = cavmae_world_size(world), row = 4 * o->embed_dim * (int64_t)sizeof(float);
+    const int global = size > 1 && o->contrast_scope == CAVMAE__SCOPE_GLOBAL;
+    if (extent->pool && !o->classes && (global || extent->clips < batch)) memory->activations += batch * row;
+    if (extent->pool && !o->classes && global) memory->activations += 2 * size * batch * row;
+    if (size > 1 && o->reduce_dtype != CAVMAE_FLOAT32) memory->gradients += memory->parameters / 2;
+    if (size < 2 || !o->shard_optimizer) return;
+    const int64_t part =
+        memory->parameters / size + (int64_t)(o->bucket_mb * 0x1p20); /* at most, with what is left over */
+    memory->moments = 2 * (part < memory->parameters ? part : memory->parameters);
+    memory->gradients += memory->moments / 2;
+}
+
 /* Handles, a copy of the configuration, lists of layers: little, but the total is an upper bound. */
 enum { RECORDS = 64 << 10 };
 
@@ -121,7 +136,7 @@ cavmae_status cavmae_memory_required(const cavmae_config *config, int32_t task, 
     CAVMAE__TRY(cavmae__config_options(config, &o));
     if (batch < 1) return cavmae__fail(CAVMAE_E_ARG, "memory: batch %d is not positive", batch);
     if (task == CAVMAE_TASK_PRETRAIN)
-        CAVMAE__TRY(cavmae__pretrain_extent(&o, batch, 1, &extent));
+        CAVMAE__TRY(cavmae__pretrain_extent(&o, o.chunk && o.chunk < batch ? (int32_t)o.chunk : batch, 1, &extent));
     else if (task == CAVMAE_TASK_EMBED)
         CAVMAE__TRY(largest_embed_extent(&o, batch, &extent));
     else if (task == CAVMAE_TASK_FINETUNE && o.classes)
@@ -131,6 +146,12 @@ cavmae_status cavmae_memory_required(const cavmae_config *config, int32_t task, 
     else
         return cavmae__fail(CAVMAE_E_ARG, "memory: there is no task %d", task);
     cavmae_context *context = cavmae__config_context(config);
+    const cavmae_world *world = cavmae__config_world(config);
+    if (task == CAVMAE_TASK_PRETRAIN) {
+        const int64_t all = (int64_t)batch * (o.contrast_scope == CAVMAE__SCOPE_GLOBAL ? cavmae_world_size(world) : 1);
+        extent.pairs = batch;
+        extent.all_pairs = all < INT32_MAX ? (int32_t)all : INT32_MAX;
+    }
     CAVMAE__TRY(cavmae__context_backend(context, &backend));
     CAVMAE__TRY(cavmae__network_size(context, &o, &extent, &activations, &workspace));
     CAVMAE__TRY(cavmae__parameters_create(context, &o, &list));
@@ -145,12 +166,14 @@ cavmae_status cavmae_memory_required(const cavmae_config *config, int32_t task, 
     }
     int64_t inputs = extent.tokens[0] * o.patch_size * o.patch_size +
                      extent.tokens[1] * o.patch_size * o.patch_size * o.image_channels;
+    if (task == CAVMAE_TASK_PRETRAIN) inputs = inputs / extent.clips * batch;
     if (task == CAVMAE_TASK_EMBED)
         inputs += extent.clips * (o.embed_dim + o.classes); /* rows on the host */
     else
         inputs *= cavmae__input_turns(backend);
     memory.activations = (int64_t)activations + inputs * (int64_t)sizeof(float);
     memory.workspace = (int64_t)workspace + names + RECORDS;
+    if (task != CAVMAE_TASK_EMBED) add_world(&o, world, batch, &extent, &memory);
     memory.total = memory.parameters + memory.gradients + memory.moments + memory.activations + memory.workspace;
     return cavmae__record_out(out, &memory, sizeof memory);
 }

@@ -7,6 +7,10 @@ float *cavmae__gradient(const cavmae__pass *pass, int64_t index) {
     return pass->gradients + pass->list->items[index].offset;
 }
 
+cavmae_status cavmae__gradients_finished(const cavmae__pass *pass, int64_t first, int64_t count) {
+    return pass->sink && count > 0 ? pass->sink->finished(pass->sink->arg, first, count) : CAVMAE_OK;
+}
+
 cavmae_status cavmae__apply_linear(const cavmae__pass *pass, int64_t index, int64_t rows, const void *x,
                                    int32_t x_dtype, const float *residual, void *y, int32_t y_dtype, void *gelu) {
     const cavmae__parameter *weight = &pass->list->items[index];
@@ -230,6 +234,7 @@ cavmae_status cavmae__stack_backward(const cavmae__pass *pass, const cavmae__sta
                 cavmae__layer_forward(pass, first, stack->width, stack->heads, stack->streams, &stack->keep[i], NULL));
         CAVMAE__TRY(
             cavmae__layer_backward(pass, first, stack->width, stack->heads, stack->streams, &stack->keep[i], dx));
+        CAVMAE__TRY(cavmae__gradients_finished(pass, first, CAVMAE__LAYER_PARAMETERS));
     }
     return CAVMAE_OK;
 }

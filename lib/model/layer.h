@@ -10,16 +10,23 @@
 /* The key recompute: what a layer computes again going back instead of keeping it. */
 enum { CAVMAE__RECOMPUTE_NOTHING, CAVMAE__RECOMPUTE_LAYERS, CAVMAE__RECOMPUTE_GELU };
 
+/* Who is told, on the way back, that the gradients of parameters first .. first + count - 1 are finished. */
+typedef struct cavmae__gradient_sink {
+    cavmae_status (*finished)(void *arg, int64_t first, int64_t count);
+    void *arg;
+} cavmae__gradient_sink;
+
 /* What every operation of one forward and backward pass needs. */
 typedef struct cavmae__pass {
     cavmae_context *context;
     cavmae__backend *backend;
     const cavmae__parameters *list;
     const float *const *values;
-    float *gradients;      /* flat, NULL in a pass without backward */
-    uint8_t *has_gradient; /* [list->count] host: set where a gradient was written */
-    int32_t accumulate;    /* 1: gradients are added to */
-    int32_t dtype;         /* of activations between products */
+    float *gradients;                  /* flat, NULL in a pass without backward */
+    uint8_t *has_gradient;             /* [list->count] host: set where a gradient was written */
+    const cavmae__gradient_sink *sink; /* NULL: nobody */
+    int32_t accumulate;                /* 1: gradients are added to */
+    int32_t dtype;                     /* of activations between products */
     cavmae__device_choices choices;
     float eps;
     double mlp_ratio;
@@ -87,5 +94,8 @@ cavmae_status cavmae__apply_norm_grad(const cavmae__pass *pass, const int64_t *n
 
 /* Where the gradient of parameter `index` goes; marks it as there. */
 float *cavmae__gradient(const cavmae__pass *pass, int64_t index);
+
+/* Tells pass->sink. */
+cavmae_status cavmae__gradients_finished(const cavmae__pass *pass, int64_t first, int64_t count);
 
 #endif

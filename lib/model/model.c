@@ -31,6 +31,7 @@ cavmae_status cavmae__model_allocate(const cavmae_config *config, cavmae_model *
     model->options = options;
     CAVMAE__TRY_OUT(cavmae__context_backend(context, &model->backend));
     CAVMAE__TRY_OUT(cavmae_config_clone(config, &model->config));
+    CAVMAE__TRY_OUT(cavmae_config_set_world(model->config, NULL)); /* a model is of one process */
     CAVMAE__TRY_OUT(cavmae__parameters_create(context, &options, &model->list));
     CAVMAE__TRY_OUT(CAVMAE__NEW(context, &model->values, model->list.count));
     memset(model->values, 0, (size_t)model->list.count * sizeof *model->values);

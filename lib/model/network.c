@@ -104,6 +104,7 @@ static void layout(cavmae__network *n, const cavmae__options *o, cavmae__arena *
             CAVMAE__TAKE(device, n->gradient[i], largest(largest(encoder, joint) * D, decoder * Dd));
     }
     CAVMAE__TAKE(device, n->scalars, CAVMAE__SCALARS);
+    CAVMAE__TAKE(device, n->totals, CAVMAE__TOTALS);
 
     int64_t narrow = largest(rows * D, decoder * Dd);
     int64_t wide_width = largest(largest(hidden, 4 * D), largest(patch, patch * o->image_channels));
@@ -135,6 +136,8 @@ static cavmae__limits find_limits(const cavmae__options *o, const cavmae__extent
                              .head_dim =
                                  (int32_t)largest(o->embed_dim / o->num_heads, o->decoder_dim / o->decoder_heads),
                              .clips = e->clips * e->pictures,
+                             .pairs = e->pairs,
+                             .all_pairs = e->all_pairs,
                              .tokens = e->longest[0] + e->longest[1],
                              .backward = e->backward || e->head_backward};
     return limits;

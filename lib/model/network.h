@@ -15,6 +15,9 @@ enum {
     CAVMAE__SCALARS
 };
 
+/* What losses are divided by: the batch's, or in a world that of all ranks. */
+enum { CAVMAE__TOTAL_REMOVED_A, CAVMAE__TOTAL_REMOVED_V, CAVMAE__TOTAL_CLIPS, CAVMAE__TOTALS };
+
 /* Batches of inputs that training has on the device: on a GPU one is copied while another is trained on. */
 enum { CAVMAE__TURNS = 2 };
 static inline int32_t cavmae__input_turns(const cavmae__backend *backend) {
@@ -57,7 +60,8 @@ typedef struct cavmae__network {
     float *head_mean, *head_rstd;            /* [rows] */
     float *logits, *d_logits, *d_normed_row; /* [rows, classes]; [rows, head's width] */
     float *gradient[2];                      /* two buffers as large as any residual stream, for going back */
-    double *scalars;                         /* [CAVMAE__SCALARS] */
+    double *scalars;                         /* [CAVMAE__SCALARS] zeroed by the caller: losses are added to them */
+    double *totals;                          /* [CAVMAE__TOTALS] set by the caller */
 } cavmae__network;
 
 /* Sizes of what a network takes, without a model or a device; `workspace` is asked of the backend. */
@@ -75,7 +79,8 @@ cavmae_status cavmae__network_batch(cavmae__network *network, const cavmae__batc
 cavmae_status cavmae__network_encode(cavmae__network *network);
 /* Means of the streams in extent.pool. */
 cavmae_status cavmae__network_pool(cavmae__network *network);
-/* Predictions and reconstruction losses; removed[m]: masked tokens of each modality. Scalars get the losses. */
+/* Predictions and reconstruction losses; removed[m]: masked tokens of each modality in the batch, 0: no loss. Scalars get
+ * the losses, over the totals. */
 cavmae_status cavmae__network_decode(cavmae__network *network, const int64_t removed[2], double weight,
                                      int32_t norm_pix);
 /* What the head is to see of each clip, as mode (CAVMAE_MODE_*) and head_input say; shown [clips]: CAVMAE__SHOW_* of each

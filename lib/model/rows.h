@@ -25,6 +25,7 @@ typedef struct cavmae__extent {
     int32_t masked, decode, backward; /* flags */
     int64_t tokens[2], visible[2];    /* of all clips together */
     int32_t longest[2];               /* tokens of one clip's sound; of one picture */
+    int32_t pairs, all_pairs;         /* of the contrastive loss, and what they are contrasted with; 0: clips */
 } cavmae__extent;
 
 /* Segments of the modalities. */

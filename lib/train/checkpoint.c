@@ -14,7 +14,7 @@ enum { NAME_SIZE = 112 };
 /* More than any training counts to, and far from where adding to it would overflow. */
 static const int64_t most = (int64_t)1 << 53;
 
-static const char training_key[] = "cavmae.training";
+static const char training_key[] = "cavmae.training", gradient_prefix[] = "optimizer.grad.";
 
 /* What the metadata says; names in the order of `fields`. */
 typedef struct training_state {
@@ -33,25 +33,43 @@ typedef struct flat_set {
 static int find_sets(const cavmae_trainer *t, int64_t accumulated, flat_set sets[3]) {
     sets[0] = (flat_set){"optimizer.m.", t->optimizer->m};
     sets[1] = (flat_set){"optimizer.v.", t->optimizer->v};
-    sets[2] = (flat_set){"optimizer.grad.", t->gradients};
+    sets[2] = (flat_set){gradient_prefix, t->gradients};
     return accumulated ? 3 : 2;
 }
 
+static int is_gradient_set(const flat_set *set) { return strcmp(set->prefix, gradient_prefix) == 0; }
+
 static int is_saved(const cavmae_trainer *t, const flat_set *set, int64_t i) {
-    return set->data == t->gradients ? t->has_gradient[i] : t->model->list.items[i].trainable;
+    return is_gradient_set(set) ? t->has_gradient[i] : t->model->list.items[i].trainable;
 }
 
-cavmae_status cavmae_checkpoint_save(cavmae_trainer *t, const cavmae_loader *loader, const char *path) {
-    if (!t || !path) return cavmae__fail(CAVMAE_E_ARG, "checkpoint: trainer or path is NULL");
-    if (!t->optimizer)
-        return cavmae__fail(CAVMAE_E_STATE,
-                            "checkpoint: the trainer has no optimizer; cavmae_model_save writes a model");
-    CAVMAE__TRY(cavmae__trainer_finish(t));
+/* What rank 0 writes. With shards each rank has its pieces of the moments, and gradients of an update that is not
+ * complete are sums of the rank's own clips: rank 0 gets memory for whole ones. */
+static cavmae_status collect_sets(const cavmae_trainer *t, flat_set sets[3], int set_count, float *whole[3]) {
+    cavmae__backend *backend = t->model->backend;
+    const int first = cavmae_world_rank(t->world) == 0;
+    const size_t size = (size_t)t->model->list.flat_elements * sizeof(float);
+    void *memory;
+    for (int s = 0; s < set_count; s++) {
+        const int is_gradient = is_gradient_set(&sets[s]);
+        if (!t->world || (!is_gradient && !t->optimizer->pieces.sharded)) continue;
+        if (first || is_gradient) {
+            CAVMAE__TRY(backend->ops->alloc(backend, size, &memory));
+            whole[s] = memory;
+            CAVMAE__TRY(backend->ops->zero(backend, whole[s], size));
+        }
+        CAVMAE__TRY(is_gradient ? cavmae__exchange_total(t->exchange, whole[s])
+                                : cavmae__exchange_collect(t->exchange, sets[s].data, whole[s], sets[s].prefix));
+        sets[s].data = whole[s];
+    }
+    return t->world ? cavmae__world_check(t->world) : CAVMAE_OK;
+}
+
+static cavmae_status write_checkpoint(const cavmae_trainer *t, const cavmae_loader *loader, const flat_set *sets,
+                                      int set_count, const char *path) {
     const cavmae__parameters *list = &t->model->list;
     training_state state = {.step = t->step, .updates = t->optimizer->updates, .accumulated = t->accumulated};
     if (loader) cavmae__loader_state(loader, &state.epoch, &state.position, &state.broken);
-    flat_set sets[3];
-    int set_count = find_sets(t, t->accumulated, sets);
     cavmae__entry *entries = NULL;
     char(*names)[NAME_SIZE] = NULL, json[256];
     int64_t count = 0;
@@ -80,6 +98,39 @@ out:
     cavmae__free(t->model->context, names);
     cavmae__free(t->model->context, entries);
     return status;
+}
+
+/* The others wait for rank 0's file for as long as a slow disk takes. */
+static cavmae_status wait_for_all(const cavmae_trainer *t, const char *what) {
+    cavmae__collective c = {.kind = CAVMAE__BARRIER, .patience = 20};
+    if (!t->world) return CAVMAE_OK;
+    snprintf(c.what, sizeof c.what, "%s", what);
+    CAVMAE__TRY(cavmae__world_run(t->world, &c));
+    return cavmae__world_check(t->world);
+}
+
+static cavmae_status save(cavmae_trainer *t, const cavmae_loader *loader, const char *path) {
+    flat_set sets[3];
+    float *whole[3] = {NULL, NULL, NULL};
+    cavmae_status status = CAVMAE_OK;
+    CAVMAE__TRY(cavmae__trainer_finish(t));
+    if (t->world) cavmae__world_new_step(t->world);
+    const int set_count = find_sets(t, t->accumulated, sets);
+    CAVMAE__TRY_OUT(collect_sets(t, sets, set_count, whole));
+    if (cavmae_world_rank(t->world) == 0) CAVMAE__TRY_OUT(write_checkpoint(t, loader, sets, set_count, path));
+    CAVMAE__TRY_OUT(wait_for_all(t, "checkpoint written"));
+out:
+    for (int s = 0; s < 3; s++)
+        if (whole[s]) t->model->backend->ops->free(t->model->backend, whole[s]);
+    return status;
+}
+
+cavmae_status cavmae_checkpoint_save(cavmae_trainer *t, const cavmae_loader *loader, const char *path) {
+    if (!t || !path) return cavmae__fail(CAVMAE_E_ARG, "checkpoint: trainer or path is NULL");
+    if (!t->optimizer)
+        return cavmae__fail(CAVMAE_E_STATE,
+                            "checkpoint: the trainer has no optimizer; cavmae_model_save writes a model");
+    return cavmae__trainer_told(t, save(t, loader, path));
 }
 
 static cavmae_status read_state(const char *path, const char *text, training_state *state) {
@@ -116,7 +167,7 @@ static cavmae_status check_sets(const cavmae_trainer *t, const cavmae_safetensor
         for (int64_t i = 0; i < list->count; i++) {
             snprintf(name, sizeof name, "%s%s", sets[s].prefix, list->items[i].name);
             const cavmae__entry *entry = cavmae__safetensors_find(file, name);
-            if (!entry && (sets[s].data == t->gradients || !list->items[i].trainable)) continue;
+            if (!entry && (is_gradient_set(&sets[s]) || !list->items[i].trainable)) continue;
             if (!entry) return cavmae__fail(CAVMAE_E_MISMATCH, "%s: tensor '%s' is missing", path, name);
             if (entry->dtype != CAVMAE_FLOAT32 || entry->dims != 1 || entry->shape[0] != list->items[i].elements)
                 return cavmae__fail(CAVMAE_E_MISMATCH, "%s: tensor '%s' is not %lld float32 elements", path, name,
@@ -126,6 +177,24 @@ static cavmae_status check_sets(const cavmae_trainer *t, const cavmae_safetensor
     return CAVMAE_OK;
 }
 
+/* What of a parameter's moments this rank holds. */
+static cavmae_status upload_pieces(const cavmae_trainer *t, float *moments, const cavmae__parameter *p,
+                                   const float *values) {
+    cavmae__backend *backend = t->model->backend;
+    const cavmae__pieces *pieces = &t->optimizer->pieces;
+    for (int32_t k = 0; k < pieces->count; k++) {
+        const cavmae__piece *piece = &pieces->items[k];
+        const int64_t begin = piece->begin > p->offset ? piece->begin : p->offset;
+        const int64_t piece_end = piece->begin + piece->count, end = p->offset + p->elements;
+        const int64_t count = (piece_end < end ? piece_end : end) - begin;
+        if (count > 0)
+            CAVMAE__TRY(backend->ops->upload(backend, moments + piece->offset + begin - piece->begin,
+                                             values + begin - p->offset, (size_t)count * sizeof(float)));
+    }
+    return CAVMAE_OK;
+}
+
+/* Gradients of an update that is not complete are rank 0's from now on, and the others' are zero. */
 static cavmae_status copy_sets(cavmae_trainer *t, const cavmae_safetensors *file, const flat_set *sets, int set_count) {
     const cavmae__parameters *list = &t->model->list;
     cavmae__backend *backend = t->model->backend;
@@ -138,23 +207,25 @@ static cavmae_status copy_sets(cavmae_trainer *t, const cavmae_safetensors *file
             snprintf(name, sizeof name, "%s%s", sets[s].prefix, list->items[i].name);
             const cavmae__entry *entry = cavmae__safetensors_find(file, name);
             if (!entry) continue;
-            if (sets[s].data == t->gradients) t->has_gradient[i] = 1;
-            CAVMAE__TRY(backend->ops->upload(backend, sets[s].data + list->items[i].offset, entry->data,
-                                             (size_t)list->items[i].elements * sizeof(float)));
+            if (!is_gradient_set(&sets[s])) {
+                CAVMAE__TRY(upload_pieces(t, sets[s].data, &list->items[i], entry->data));
+                continue;
+            }
+            t->has_gradient[i] = 1;
+            if (cavmae_world_rank(t->world) == 0)
+                CAVMAE__TRY(backend->ops->upload(backend, t->gradients + list->items[i].offset, entry->data,
+                                                 (size_t)list->items[i].elements * sizeof(float)));
         }
     }
     return CAVMAE_OK;
 }
 
-cavmae_status cavmae_checkpoint_load(cavmae_trainer *t, cavmae_loader *loader, const char *path) {
+static cavmae_status load(cavmae_trainer *t, cavmae_loader *loader, const char *path) {
     cavmae_safetensors *file;
     training_state state;
     flat_set sets[3];
-    if (!t || !path) return cavmae__fail(CAVMAE_E_ARG, "checkpoint: trainer or path is NULL");
-    if (!t->optimizer)
-        return cavmae__fail(CAVMAE_E_STATE,
-                            "checkpoint: the trainer has no optimizer; cavmae_model_load reads the model");
     CAVMAE__TRY(cavmae__trainer_finish(t));
+    if (t->world) cavmae__world_new_step(t->world);
     CAVMAE__TRY(cavmae_safetensors_open(t->model->context, path, &file));
     cavmae_status status = CAVMAE_OK;
     const char *json = cavmae_safetensors_metadata(file, training_key);
@@ -178,7 +249,19 @@ cavmae_status cavmae_checkpoint_load(cavmae_trainer *t, cavmae_loader *loader, c
     t->optimizer->updates = state.updates;
     t->count = 0;
     t->generation++; /* what has a gradient is not what it was when steps were recorded */
+    if (t->exchange) memcpy(t->has_gradient, t->exchange->known_gradients, (size_t)t->model->list.count);
+    char what[64];
+    snprintf(what, sizeof what, "checkpoint of step %" PRId64 " read", state.step);
+    CAVMAE__TRY_OUT(wait_for_all(t, what));
 out:
     cavmae_safetensors_free(file);
     return status;
+}
+
+cavmae_status cavmae_checkpoint_load(cavmae_trainer *t, cavmae_loader *loader, const char *path) {
+    if (!t || !path) return cavmae__fail(CAVMAE_E_ARG, "checkpoint: trainer or path is NULL");
+    if (!t->optimizer)
+        return cavmae__fail(CAVMAE_E_STATE,
+                            "checkpoint: the trainer has no optimizer; cavmae_model_load reads the model");
+    return cavmae__trainer_told(t, load(t, loader, path));
 }

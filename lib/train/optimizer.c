@@ -3,6 +3,8 @@
 #include <math.h>
 #include <string.h>
 
+#include "world.h"
+
 static const char head_prefix[] = "mlp_head.";
 
 cavmae_optimizer *cavmae__optimizer_ref(cavmae_optimizer *optimizer) {
@@ -15,6 +17,8 @@ void cavmae_optimizer_free(cavmae_optimizer *optimizer) {
     cavmae_model *model = optimizer->model;
     if (optimizer->m) model->backend->ops->free(model->backend, optimizer->m);
     if (optimizer->v) model->backend->ops->free(model->backend, optimizer->v);
+    cavmae__pieces_free(model->context, &optimizer->pieces);
+    cavmae_world_free(optimizer->world);
     cavmae__free(model->context, optimizer->groups);
     cavmae_context *context = cavmae__context_ref(model->context);
     cavmae_model_free(model);
@@ -35,11 +39,16 @@ cavmae_status cavmae_optimizer_create(cavmae_model *model, const cavmae_config *
     CAVMAE__TRY(cavmae__config_options(config, &options));
     cavmae_optimizer *optimizer = cavmae__alloc_zero(model->context, sizeof *optimizer);
     if (!optimizer) return CAVMAE_E_NOMEM;
-    size_t size = (size_t)model->list.flat_elements * sizeof(float);
+    cavmae_world *world = cavmae__config_world(config);
     cavmae_status status = CAVMAE_OK;
     atomic_init(&optimizer->references, 1);
     optimizer->model = cavmae__model_ref(model);
     optimizer->options = options;
+    optimizer->world = cavmae_world_size(world) > 1 ? cavmae__world_ref(world) : NULL;
+    CAVMAE__TRY_OUT(cavmae__pieces_create(model->context, model->list.flat_elements,
+                                          (int64_t)(options.bucket_mb * 0x1p20), cavmae_world_rank(world),
+                                          cavmae_world_size(world), (int)options.shard_optimizer, &optimizer->pieces));
+    const size_t size = (size_t)optimizer->pieces.total * sizeof(float);
     CAVMAE__TRY_OUT(CAVMAE__NEW(model->context, &optimizer->groups, model->list.count));
     for (int64_t i = 0; i < model->list.count; i++) {
         int head = strncmp(model->list.items[i].name, head_prefix, sizeof head_prefix - 1) == 0;
@@ -97,10 +106,25 @@ static int same_group(const cavmae__group *a, const cavmae__group *b) {
     return a->lr_factor == b->lr_factor && a->weight_decay == b->weight_decay;
 }
 
+/* What of elements begin .. end - 1 lies in a piece. */
+static cavmae_status update_piece(cavmae_optimizer *optimizer, const cavmae__piece *piece, int64_t begin, int64_t end,
+                                  const float *gradients, cavmae__adam *part) {
+    cavmae_model *model = optimizer->model;
+    if (begin < piece->begin) begin = piece->begin;
+    if (end > piece->begin + piece->count) end = piece->begin + piece->count;
+    if (begin >= end) return CAVMAE_OK;
+    const int64_t at = begin - piece->begin + piece->offset;
+    part->count = end - begin;
+    part->p = model->flat + begin;
+    part->m = optimizer->m + at;
+    part->v = optimizer->v + at;
+    part->grad = gradients + at;
+    return model->backend->ops->adam(model->backend, part);
+}
+
 cavmae_status cavmae__optimizer_update(cavmae_optimizer *optimizer, const float *gradients, const uint8_t *has_gradient,
                                        const cavmae__adam *adam) {
-    cavmae_model *model = optimizer->model;
-    const cavmae__parameters *list = &model->list;
+    const cavmae__parameters *list = &optimizer->model->list;
     const cavmae__options *o = &optimizer->options;
     for (int64_t i = 0; i < list->count;) {
         const cavmae__group *group = &optimizer->groups[i];
@@ -110,18 +134,14 @@ cavmae_status cavmae__optimizer_update(cavmae_optimizer *optimizer, const float 
         while (i < list->count && has_gradient[i] && same_group(group, &optimizer->groups[i])) i++;
         int64_t begin = list->items[first].offset, end = list->items[i - 1].offset + list->items[i - 1].elements;
         cavmae__adam part = *adam;
-        part.count = end - begin;
-        part.p = model->flat + begin;
-        part.m = optimizer->m + begin;
-        part.v = optimizer->v + begin;
-        part.grad = gradients + begin;
         part.lr_factor = group->lr_factor;
         part.beta1 = o->beta1;
         part.beta2 = o->beta2;
         part.eps = o->adam_eps;
         part.weight_decay = group->weight_decay;
         part.decoupled = o->optimizer == CAVMAE__ADAMW;
-        CAVMAE__TRY(model->backend->ops->adam(model->backend, &part));
+        for (int32_t p = 0; p < optimizer->pieces.count; p++)
+            CAVMAE__TRY(update_piece(optimizer, &optimizer->pieces.items[p], begin, end, gradients, &part));
     }
     return CAVMAE_OK;
 }

@@ -3,6 +3,7 @@
 #define CAVMAE_TRAIN_OPTIMIZER_H
 
 #include "model.h"
+#include "pieces.h"
 
 typedef struct cavmae__group {
     double lr_factor, weight_decay;
@@ -14,7 +15,9 @@ struct cavmae_optimizer {
     cavmae__options options;
     cavmae__group *groups; /* [list.count] */
     int64_t groups_set;    /* times: a step recorded before has others */
-    float *m, *v;          /* device, flat like the model's buffer */
+    cavmae_world *world;   /* NULL: alone */
+    cavmae__pieces pieces; /* that this rank updates */
+    float *m, *v;          /* device [pieces.total] */
     int64_t updates;
 };
 
@@ -23,7 +26,7 @@ cavmae_optimizer *cavmae__optimizer_ref(cavmae_optimizer *optimizer);
 /* Learning rate of update `update` = 1, 2, ..., before group factors. */
 double cavmae__schedule(const cavmae__options *options, int64_t update);
 
-/* One update from a flat gradient; only parameters that have one are touched, as torch does with grad None. What `adam`
+/* One update from a gradient that is laid out as the pieces say; only parameters that have one are touched, as torch does with grad None. What `adam`
  * says of an update's numbers, its guard and its norm holds for all; the caller counts the update. */
 cavmae_status cavmae__optimizer_update(cavmae_optimizer *optimizer, const float *gradients, const uint8_t *has_gradient,
                                        const cavmae__adam *adam);

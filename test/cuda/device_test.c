@@ -1,6 +1,7 @@
 /* The life of contexts on a device: what is opened is closed and gives its memory back, what cannot be had is refused
  * with a sentence, and a call that finds no memory leaves everything as it was. */
 #define _GNU_SOURCE
+#include <dlfcn.h>
 #include <pthread.h>
 #include <unistd.h>
 
@@ -136,6 +137,94 @@ static void test_freed_in_any_order(void) {
     CHECK(joint[0] != 0);
     cavmae_model_free(model);
     tiny_release(&in);
+}
+
+/* ---- The calling thread's context ---- */
+
+typedef struct driver {
+    cavmae_context *context;
+    int (*get_current)(void **context);
+    int (*push)(void *context);
+    int (*pop)(void **context);
+    int (*state)(int device, unsigned *flags, int *active);
+    int (*retain)(void **context, int device);
+    int (*release)(int device);
+    int wrong;
+} driver;
+
+/* The simulator's, or the real one's. */
+static int find_driver(driver *d) {
+    static const struct {
+        const char *name;
+        size_t place;
+    } functions[] = {{"cuCtxGetCurrent", offsetof(driver, get_current)},
+                     {"cuCtxPushCurrent", offsetof(driver, push)},
+                     {"cuCtxPopCurrent", offsetof(driver, pop)},
+                     {"cuDevicePrimaryCtxGetState", offsetof(driver, state)},
+                     {"cuDevicePrimaryCtxRetain", offsetof(driver, retain)},
+                     {"cuDevicePrimaryCtxRelease", offsetof(driver, release)}};
+    char file[600];
+    snprintf(file, sizeof file, "%s/libcavmae-cuda.so", device_options().plugin_dir);
+    void *library = dlopen(file, RTLD_NOW | RTLD_LOCAL), *found = NULL;
+    if (!library || !dlsym(library, functions[0].name)) library = dlopen("libcuda.so.1", RTLD_NOW | RTLD_LOCAL);
+    for (size_t i = 0; library && i < sizeof functions / sizeof *functions; i++) {
+        if (!(found = dlsym(library, functions[i].name))) return 0;
+        memcpy((char *)d + functions[i].place, &found, sizeof found);
+    }
+    return library != NULL;
+}
+
+static int active(const driver *d, int device) {
+    unsigned flags;
+    int is = -1;
+    return d->state(device, &flags, &is) == 0 ? is : -1;
+}
+
+/* A call of every kind that the library makes on a thread of the caller's. */
+static void *use_device(void *arg) {
+    driver *d = arg;
+    void *before = NULL, *after = NULL, *memory = NULL;
+    cavmae__backend *backend;
+    float x[16] = {1};
+    d->get_current(&before);
+    d->wrong += cavmae__context_backend(d->context, &backend) != CAVMAE_OK ||
+                backend->ops->alloc(backend, sizeof x, &memory) != CAVMAE_OK ||
+                backend->ops->upload(backend, memory, x, sizeof x) != CAVMAE_OK ||
+                backend->ops->zero(backend, memory, sizeof x) != CAVMAE_OK ||
+                backend->ops->download(backend, x, memory, sizeof x) != CAVMAE_OK || x[0] != 0;
+    backend->ops->free(backend, memory);
+    d->get_current(&after);
+    d->wrong += before != after;
+    return NULL;
+}
+
+/* A thread's current context is what it was, and a device that nobody uses gets none. Comes first: device 0 is unused. */
+static void test_thread_context(void) {
+    driver d = {0};
+    cavmae_context_options options = device_options();
+    pthread_t thread;
+    void *own = NULL, *current = NULL;
+    options.device = "cuda:1";
+    if (cavmae_context_create(&options, &d.context) != CAVMAE_OK) return; /* there is only one */
+    if (!CHECK(find_driver(&d))) return;
+    CHECK(active(&d, 1) == 1);
+    CHECK(active(&d, 0) == 0);
+    d.get_current(&current);
+    CHECK(!current);
+    use_device(&d);
+    if (pthread_create(&thread, NULL, use_device, &d) != 0) exit(2);
+    pthread_join(thread, NULL);
+    CHECK(d.wrong == 0 && active(&d, 0) == 0);
+
+    /* A thread with a context of its own keeps it. */
+    CHECK(d.retain(&own, 0) == 0 && d.push(own) == 0);
+    use_device(&d);
+    CHECK(d.wrong == 0);
+    cavmae_context_free(d.context);
+    CHECK(d.pop(&current) == 0 && current == own);
+    CHECK(d.release(0) == 0 && active(&d, 0) == 0);
+    d.get_current(&current);
+    CHECK(!current);
 }
 
 /* ---- What cannot be had ---- */
@@ -460,6 +549,7 @@ int main(void) {
     char memory[32];
     snprintf(memory, sizeof memory, "%d", SIMULATED_MEMORY);
     setenv("CUDASIM_MEMORY", memory, 1);
+    test_thread_context();
     test_open_and_close();
     test_freed_in_any_order();
     test_told_choices();

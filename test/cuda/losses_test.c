@@ -20,7 +20,7 @@ static void check_number(both *b, const twin *t, double tolerance, const char *t
 /* ---- Masked reconstruction ---- */
 
 static void run_mae(both *b, const input *in, const cavmae__mae_loss *shape, const twin *mask, const twin *pred,
-                    const twin *dpred, const twin *loss, int device) {
+                    const twin *dpred, const twin *loss, const twin *removed, int device) {
     cavmae__backend *backend = device ? b->cuda : b->cpu;
     cavmae__mae_loss op = *shape;
     op.source = source_of(in, device);
@@ -28,6 +28,7 @@ static void run_mae(both *b, const input *in, const cavmae__mae_loss *shape, con
     op.clip = twin_at(&in->clip, device);
     op.token = twin_at(&in->token, device);
     op.mask = twin_at(mask, device);
+    op.removed = twin_at(removed, device);
     op.pred = twin_at(pred, device);
     op.dpred = twin_at(dpred, device);
     op.loss = twin_at(loss, device);
@@ -42,18 +43,19 @@ static void check_mae(both *b, const input_shape *shape, int norm_pix, int way) 
     input in = make_input_clips(b, shape);
     const int64_t width = patch_width(shape), size = in.tokens * width;
     uint8_t *mask = malloc((size_t)in.tokens);
-    cavmae__mae_loss op = {.weight = 0.7, .norm_pix = norm_pix};
-    for (int64_t r = 0; r < in.tokens; r++) op.removed += mask[r] = next_random() % 4 != 0 || r == 0;
+    const cavmae__mae_loss op = {.weight = 0.7, .norm_pix = norm_pix};
+    double count = 100; /* that other ranks remove */
+    for (int64_t r = 0; r < in.tokens; r++) count += mask[r] = next_random() % 4 != 0 || r == 0;
     /* A patch of one colour, as silence is: its deviation is the 1e-6. */
     for (int64_t i = 0; i < width; i++) ((float *)in.data.cpu)[shape->gap + i] = -1.2345f;
     twin_upload(b, &in.data);
     const cavmae__limits limits = {.rows = in.tokens, .width = (int32_t)width, .clips = 1, .tokens = 1, .backward = 1};
     twin masks = twin_bytes(b, in.tokens, mask), pred = twin_input(b, size, CAVMAE_FLOAT32, -2, 2);
     twin dpred = twin_output(b, size, CAVMAE_FLOAT32), again = twin_copy(b, way == 2 ? &pred : &dpred);
-    twin loss = twin_doubles(b, 1, &zero), loss_again = twin_doubles(b, 1, &zero);
+    twin loss = twin_doubles(b, 1, &zero), loss_again = twin_doubles(b, 1, &zero), removed = twin_doubles(b, 1, &count);
     both_workspace(b, &limits);
     for (int device = 0; device < 2; device++)
-        run_mae(b, &in, &op, &masks, &pred, way == 0 ? NULL : way == 1 ? &dpred : &pred, &loss, device);
+        run_mae(b, &in, &op, &masks, &pred, way == 0 ? NULL : way == 1 ? &dpred : &pred, &loss, &removed, device);
     CHECK_NUMBER(b, &loss, 1e-12);
     CHECK_TWIN(b, &pred, 1e-7);
     if (way == 1)
@@ -61,10 +63,19 @@ static void check_mae(both *b, const input_shape *shape, int norm_pix, int way) 
     else
         CHECK_TWIN_EXACT(b, &dpred);
     both_workspace(b, &limits);
-    run_mae(b, &in, &op, &masks, way == 2 ? &again : &pred, way == 0 ? NULL : &again, &loss_again, 1);
+    run_mae(b, &in, &op, &masks, way == 2 ? &again : &pred, way == 0 ? NULL : &again, &loss_again, &removed, 1);
     CHECK_DEVICE_SAME(b, &loss, &loss_again);
     if (way) CHECK_DEVICE_SAME(b, &again, way == 1 ? &dpred : &pred);
-    twin *twins[] = {&masks, &pred, &dpred, &again, &loss, &loss_again};
+    /* What it gives is added; of no rows it is nothing. */
+    input nothing = in;
+    nothing.tokens = 0;
+    run_mae(b, &nothing, &op, &masks, &pred, NULL, &loss_again, &removed, 1);
+    CHECK_DEVICE_SAME(b, &loss, &loss_again);
+    if (way < 2) {
+        run_mae(b, &in, &op, &masks, &pred, NULL, &loss_again, &removed, 1);
+        CHECK(number_of(b, &loss_again) == 2 * number_of(b, &loss));
+    }
+    twin *twins[] = {&masks, &pred, &dpred, &again, &loss, &loss_again, &removed};
     for (size_t i = 0; i < sizeof twins / sizeof *twins; i++) twin_free(b, twins[i]);
     free_input_clips(b, &in);
     free(mask);
@@ -111,23 +122,27 @@ static void check_classes(both *b, int64_t rows, int32_t classes, int32_t kind, 
         for (int32_t k = 0; k < classes; k++) z[k] = -INFINITY;
     twin_upload(b, &logits);
     twin_upload(b, &labels);
-    twin again = twin_copy(b, &dlogits), loss = twin_doubles(b, 1, &zero), accuracy = twin_doubles(b, 1, &zero);
+    const double all_rows = (double)rows + 10; /* with those of other ranks */
+    twin again = twin_copy(b, &dlogits), total = twin_doubles(b, 1, &all_rows);
+    twin loss = twin_doubles(b, 1, &zero), accuracy = twin_doubles(b, 1, &zero);
     both_workspace(b, &limits);
-    for (int i = 0; i < 3; i++) {
-        const int device = i > 0;
+    /* Twice on each side, so that it adds; in between a call of no rows. */
+    for (int i = 0; i < 6; i++) {
+        const int device = i > 2, no_rows = i % 3 == 1;
         cavmae__backend *backend = device ? b->cuda : b->cpu;
-        const cavmae__class_loss op = {.rows = rows,
+        const cavmae__class_loss op = {.rows = no_rows ? 0 : rows,
                                        .classes = classes,
                                        .kind = kind,
                                        .logits = twin_at(&logits, device),
                                        .labels = twin_at(&labels, device),
-                                       .dlogits = with_gradient ? twin_at(i == 2 ? &again : &dlogits, device) : NULL,
+                                       .total = twin_at(&total, device),
+                                       .dlogits = with_gradient ? twin_at(i == 5 ? &again : &dlogits, device) : NULL,
                                        .loss = twin_at(&loss, device),
                                        .accuracy = twin_at(&accuracy, device),
                                        .workspace = device ? b->cuda_workspace : b->cpu_workspace};
         CHECK_OK(backend->ops->class_loss(backend, &op));
-        if (device) CHECK_NUMBER(b, &loss, 1e-12);
     }
+    CHECK_NUMBER(b, &loss, 1e-12);
     CHECK_NUMBER(b, &accuracy, 1e-12);
     CHECK_DEVICE_SAME(b, &dlogits, &again);
     if (!with_gradient)
@@ -142,7 +157,7 @@ static void check_classes(both *b, int64_t rows, int32_t classes, int32_t kind, 
         }
         free(got);
     }
-    twin *twins[] = {&logits, &labels, &dlogits, &again, &loss, &accuracy};
+    twin *twins[] = {&logits, &labels, &total, &dlogits, &again, &loss, &accuracy};
     for (size_t i = 0; i < sizeof twins / sizeof *twins; i++) twin_free(b, twins[i]);
     if (check_failed > failed)
         printf("  %lld rows of %d classes, kind %d, values %d, gradient %d\n", (long long)rows, (int)classes, (int)kind,

@@ -206,6 +206,49 @@ static void test_mix(both *b) {
         check_mix(b, 1 + w * 3, w % 2 ? 1 : 4, 1 + w % 2, widths[w], w % 4 == 0 ? 3 : w % 4 - 1);
 }
 
+/* ---- Types ---- */
+
+/* past: elements before the arrays begin, so that addresses are not aligned. The CPU's bits, but for those of a NaN. */
+static void test_convert_of(both *b, int32_t from, int32_t to, int64_t count, int64_t past) {
+    const float special[] = {INFINITY, -INFINITY, -0.0f, 1.00390625f /* between two bfloat16: to even */,
+                             3.4e38f,  1e-40f};
+    twin x = twin_input(b, count + past, from, -3, 3), y = twin_output(b, count + past, to);
+    for (int64_t i = 0; i < 6 && i < count; i++) write_element(x.cpu, from, past + i, special[i]);
+    twin_upload(b, &x);
+    for (int device = 0; device < 2; device++) {
+        cavmae__backend *backend = device ? b->cuda : b->cpu;
+        const cavmae__convert op = {.count = count,
+                                    .x_dtype = from,
+                                    .y_dtype = to,
+                                    .x = (char *)twin_at(&x, device) + (size_t)past * element_size(from),
+                                    .y = (char *)twin_at(&y, device) + (size_t)past * element_size(to)};
+        CHECK_OK(backend->ops->convert(backend, &op));
+    }
+    CHECK_TWIN_EXACT(b, &y);
+    if (count > 0) {
+        const cavmae__convert op = {.count = count, .x_dtype = from, .y_dtype = to, .x = x.device, .y = y.device};
+        memset(x.cpu, 0xFF, element_size(from)); /* a NaN in either type */
+        twin_upload(b, &x);
+        CHECK_OK(b->cuda->ops->convert(b->cuda, &op));
+        void *got = twin_download(b, &y);
+        CHECK(isnan(read_element(got, to, 0)));
+        free(got);
+    }
+    twin_free(b, &x);
+    twin_free(b, &y);
+}
+
+static void test_convert(both *b) {
+    static const int64_t counts[] = {0, 1, 7, 8, 9, 2048, 2055, 100003};
+    for (int i = 0; i < 8; i++)
+        for (int64_t past = 0; past < 2; past++) {
+            test_convert_of(b, CAVMAE_FLOAT32, CAVMAE_BFLOAT16, counts[i], past);
+            test_convert_of(b, CAVMAE_BFLOAT16, CAVMAE_FLOAT32, counts[i], past);
+            test_convert_of(b, CAVMAE_FLOAT32, CAVMAE_FLOAT32, counts[i], past);
+            test_convert_of(b, CAVMAE_BFLOAT16, CAVMAE_BFLOAT16, counts[i], past);
+        }
+}
+
 int main(void) {
     both b;
     open_both(&b);
@@ -213,6 +256,7 @@ int main(void) {
     test_combine(&b);
     test_means(&b);
     test_mix(&b);
+    test_convert(&b);
     close_both(&b);
     return check_summary("cuda rows_test");
 }

@@ -141,8 +141,12 @@ static void test_trajectories(void) {
 
 /* Masks of every kind that the device draws and counts. */
 static void test_masks(void) {
-    static const char *const settings[] = {"mask_mode_a=time mask_mode_v=frequency", "mask_mode_a=time_frequency",
-                                           "mask_domain=joint contrast_weight=0", "mae_weight=0 contrast_weight=1"};
+    static const char *const settings[] = {"mask_mode_a=time mask_mode_v=frequency",
+                                           "mask_mode_a=time_frequency",
+                                           "mask_domain=joint contrast_weight=0",
+                                           "mae_weight=0 contrast_weight=1",
+                                           "chunk=1 contrast_weight=0.5",
+                                           "chunk=2 contrast_weight=0.5 contrast_shards=2 contrast_direction=both"};
     static const int32_t three_steps[] = {3, 3, 3, 0};
     char all[512];
     for (size_t i = 0; i < sizeof settings / sizeof *settings; i++) {

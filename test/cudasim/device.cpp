@@ -1,19 +1,30 @@
-/* Devices that are not there, their properties and their errors. */
+/* Devices that are not there, their properties, their errors and their contexts. */
 #include <atomic>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
 #include <mutex>
+#include <vector>
+
+#include <cuda.h>
 
 #include "block.h"
 #include "cudasim.h"
 #include "runtime.h"
 
+/* A device's primary context, the only kind. */
+struct CUctx_st {
+    std::atomic<int> retained{0}; /* how many times; active while there are any */
+    std::atomic<bool> by_runtime{false};
+};
+
 namespace cudasim {
 
 constexpr int most_devices = 16;
 
-static thread_local int device_of_thread = 0;
+static CUctx_st primaries[most_devices];
+static thread_local int device_of_thread = 0;        /* that a call makes current where no context is */
+static thread_local std::vector<CUcontext> contexts; /* of the thread; the last is current */
 static thread_local cudaError_t last_error = cudaSuccess;
 static std::atomic<int> states[most_devices];
 
@@ -37,7 +48,20 @@ int device_count() {
     return number < 0 ? 0 : number > most_devices ? most_devices : (int)number;
 }
 
-int current_device() { return device_of_thread; }
+static CUcontext current_context() { return contexts.empty() ? nullptr : contexts.back(); }
+static int current_device() { return current_context() ? (int)(current_context() - primaries) : device_of_thread; }
+
+/* The runtime keeps what it has once made. */
+static void keep_primary(int device) {
+    if (!primaries[device].by_runtime.exchange(true)) primaries[device].retained++;
+}
+
+static void make_current(int device) {
+    keep_primary(device);
+    if (contexts.empty()) contexts.push_back(nullptr);
+    contexts.back() = &primaries[device];
+}
+
 cudaError_t state_of(int device) { return (cudaError_t)states[device].load(); }
 void break_device(int device) { states[device] = cudaErrorLaunchFailure; }
 void mend_devices() {
@@ -47,6 +71,14 @@ void mend_devices() {
 static cudaError_t check_device(int device) {
     const int count = device_count();
     return count == 0 ? cudaErrorNoDevice : device < 0 || device >= count ? cudaErrorInvalidDevice : cudaSuccess;
+}
+
+cudaError_t use_device(int *device) {
+    const cudaError_t error = check_device(current_device());
+    if (error != cudaSuccess) return failed(error);
+    if (!current_context()) make_current(device_of_thread);
+    *device = current_device();
+    return cudaSuccess;
 }
 
 } // namespace cudasim
@@ -83,7 +115,7 @@ const char *cudaGetErrorString(cudaError_t error) {
 
 /* A broken device shows here too, as a launch that failed long ago does. */
 cudaError_t cudaPeekAtLastError(void) {
-    const cudaError_t state = device_count() ? state_of(device_of_thread) : cudaSuccess;
+    const cudaError_t state = device_count() ? state_of(current_device()) : cudaSuccess;
     return state != cudaSuccess ? state : last_error;
 }
 
@@ -109,14 +141,27 @@ cudaError_t cudaGetDeviceCount(int *count) {
 }
 
 cudaError_t cudaGetDevice(int *device) {
-    const cudaError_t error = check_device(device_of_thread);
-    if (error == cudaSuccess) *device = device_of_thread;
+    const cudaError_t error = check_device(current_device());
+    if (error == cudaSuccess) *device = current_device();
     return failed(error);
 }
 
 cudaError_t cudaSetDevice(int device) {
     const cudaError_t error = check_device(device);
-    if (error == cudaSuccess) device_of_thread = device;
+    if (error == cudaSuccess) make_current(device_of_thread = device);
+    return failed(error);
+}
+
+cudaError_t cudaInitDevice(int device, unsigned int, unsigned int) {
+    const cudaError_t error = check_device(device);
+    if (error == cudaSuccess) keep_primary(device);
+    return failed(error);
+}
+
+cudaError_t cudaDeviceCanAccessPeer(int *can, int device, int peer) {
+    cudaError_t error = check_device(device);
+    if (error == cudaSuccess) error = check_device(peer);
+    if (error == cudaSuccess) *can = device != peer;
     return failed(error);
 }
 
@@ -124,14 +169,9 @@ cudaError_t cudaSetDevice(int device) {
 cudaError_t cudaGetDeviceProperties(cudaDeviceProp *properties, int device) {
     const cudaError_t error = check_device(device);
     if (error != cudaSuccess) return failed(error);
-    int before = device_of_thread;
-    size_t left = 0, total = 0;
-    device_of_thread = device;
-    cudaMemGetInfo(&left, &total);
-    device_of_thread = before;
     cudaDeviceProp p = {};
     snprintf(p.name, sizeof p.name, "Simulated sm_90");
-    p.totalGlobalMem = total;
+    p.totalGlobalMem = total_memory();
     p.sharedMemPerBlock = plain_shared;
     p.sharedMemPerBlockOptin = most_shared;
     p.sharedMemPerMultiprocessor = 228 << 10;
@@ -185,6 +225,87 @@ cudaError_t cudaDeviceGetPCIBusId(char *words, int length, int device) {
     const cudaError_t error = check_device(device);
     if (error == cudaSuccess) snprintf(words, (size_t)length, "0000:%02x:00.0", device + 1);
     return failed(error);
+}
+
+/* ---- The driver's ---- */
+
+static CUresult check_driver(CUdevice device) {
+    return check_device(device) == cudaSuccess ? CUDA_SUCCESS : CUDA_ERROR_INVALID_DEVICE;
+}
+
+/* cuda.h's functions lie beside the plug-in's own symbol, for its tests. */
+#define EXPORT __attribute__((visibility("default")))
+
+EXPORT CUresult cuDeviceGet(CUdevice *device, int ordinal) {
+    *device = ordinal;
+    return check_driver(ordinal);
+}
+
+EXPORT CUresult cuCtxGetCurrent(CUcontext *context) {
+    *context = current_context();
+    return CUDA_SUCCESS;
+}
+
+EXPORT CUresult cuCtxPushCurrent(CUcontext context) {
+    if (!context || !context->retained) return CUDA_ERROR_INVALID_CONTEXT;
+    contexts.push_back(context);
+    return CUDA_SUCCESS;
+}
+
+EXPORT CUresult cuCtxPopCurrent(CUcontext *context) {
+    if (contexts.empty()) return CUDA_ERROR_INVALID_CONTEXT;
+    *context = contexts.back();
+    contexts.pop_back();
+    return CUDA_SUCCESS;
+}
+
+EXPORT CUresult cuDevicePrimaryCtxGetState(CUdevice device, unsigned int *flags, int *active) {
+    const CUresult result = check_driver(device);
+    if (result != CUDA_SUCCESS) return result;
+    *flags = 0;
+    *active = primaries[device].retained > 0;
+    return CUDA_SUCCESS;
+}
+
+EXPORT CUresult cuDevicePrimaryCtxRetain(CUcontext *context, CUdevice device) {
+    const CUresult result = check_driver(device);
+    if (result != CUDA_SUCCESS) return result;
+    primaries[device].retained++;
+    *context = &primaries[device];
+    return CUDA_SUCCESS;
+}
+
+EXPORT CUresult cuDevicePrimaryCtxRelease(CUdevice device) {
+    const CUresult result = check_driver(device);
+    if (result != CUDA_SUCCESS) return result;
+    if (primaries[device].retained > primaries[device].by_runtime) {
+        primaries[device].retained--;
+        return CUDA_SUCCESS;
+    }
+    report("cuDevicePrimaryCtxRelease: a context that was not retained");
+    return CUDA_ERROR_INVALID_CONTEXT;
+}
+
+cudaError_t cudaGetDriverEntryPointByVersion(const char *symbol, void **function, unsigned int, unsigned long long,
+                                             cudaDriverEntryPointQueryResult *result) {
+    static const struct {
+        const char *name;
+        void *function;
+    } known[] = {{"cuDeviceGet", reinterpret_cast<void *>(cuDeviceGet)},
+                 {"cuCtxGetCurrent", reinterpret_cast<void *>(cuCtxGetCurrent)},
+                 {"cuCtxPushCurrent", reinterpret_cast<void *>(cuCtxPushCurrent)},
+                 {"cuCtxPopCurrent", reinterpret_cast<void *>(cuCtxPopCurrent)},
+                 {"cuDevicePrimaryCtxGetState", reinterpret_cast<void *>(cuDevicePrimaryCtxGetState)},
+                 {"cuDevicePrimaryCtxRetain", reinterpret_cast<void *>(cuDevicePrimaryCtxRetain)},
+                 {"cuDevicePrimaryCtxRelease", reinterpret_cast<void *>(cuDevicePrimaryCtxRelease)}};
+    *result = cudaDriverEntryPointSymbolNotFound;
+    *function = nullptr;
+    for (const auto &one : known)
+        if (!strcmp(one.name, symbol)) {
+            *function = one.function;
+            *result = cudaDriverEntryPointSuccess;
+        }
+    return cudaSuccess;
 }
 
 } /* extern "C" */

@@ -16,6 +16,7 @@ struct CUmemPoolHandle_st {
     size_t used = 0;     /* by allocations */
     size_t reserved = 0; /* of the device: used, and kept for later */
     bool ended = false;
+    std::set<int> others; /* devices that may use its memory too */
 };
 
 namespace cudasim {
@@ -34,7 +35,7 @@ static std::map<uintptr_t, allocation> allocations;
 static std::map<int, size_t> used; /* of a device, pools' reserves included */
 static std::set<cudaMemPool_t> pools;
 
-static size_t total_memory() {
+size_t total_memory() {
     const char *words = getenv("CUDASIM_MEMORY");
     return words ? (size_t)strtoull(words, nullptr, 10) : (size_t)80 << 30;
 }
@@ -95,18 +96,19 @@ static void release(void *memory) {
 }
 
 static cudaError_t check_call(const char *call, int *device) {
-    cudaError_t error = cudaGetDevice(device);
+    cudaError_t error = use_device(device);
     if (error == cudaSuccess) error = refuse_while_recording(call);
     if (error == cudaSuccess) error = failed(state_of(*device));
     return error;
 }
 
-/* With memory_lock: `size` bytes at the address are the device's, of one allocation, and not freed. */
-static bool on_device(const char *call, const void *address, size_t size) {
+/* With memory_lock: `size` bytes at the address are the device's, of one allocation, and not freed (which may be the case
+ * only when the call is made, not when its turn comes). */
+static bool on_device(const char *call, const void *address, size_t size, bool now = true) {
     uintptr_t start = 0;
     const allocation *one = find(address, &start);
     const char *fault = !one || one->device < 0                      ? "is not a device's"
-                        : one->freed                                 ? "is freed"
+                        : now && one->freed                          ? "is freed"
                         : number(address) + size > start + one->size ? "ends before that"
                                                                      : nullptr;
     if (fault) report(text("%s: %zu bytes at %p: the memory %s", call, size, address, fault));
@@ -135,6 +137,16 @@ static cudaError_t check_copy(const char *call, const void *to, const void *from
     return to_good && from_good ? cudaSuccess : cudaErrorInvalidValue;
 }
 
+bool check_device_memory(const char *call, const void *address, size_t size, int device, int other) {
+    std::lock_guard<std::mutex> guard(memory_lock);
+    if (!on_device(call, address, size, device == other)) return false;
+    const allocation *one = find(address);
+    if (one->device == device && (device == other || !one->pool || one->pool->others.count(other))) return true;
+    report(text("%s: %zu bytes at %p are device %d's, and device %d may not use them", call, size, address, one->device,
+                one->device == device ? other : device));
+    return false;
+}
+
 static bool is_pinned(const void *address) {
     std::lock_guard<std::mutex> guard(memory_lock);
     return find(address) != nullptr;
@@ -161,7 +173,7 @@ extern "C" {
 
 cudaError_t cudaMemGetInfo(size_t *free_bytes, size_t *total) {
     int device = 0;
-    const cudaError_t error = cudaGetDevice(&device);
+    const cudaError_t error = use_device(&device);
     if (error != cudaSuccess) return error;
     std::lock_guard<std::mutex> guard(memory_lock);
     *total = total_memory();
@@ -220,7 +232,9 @@ cudaError_t cudaFreeHost(void *memory) {
     if (!memory) return cudaSuccess;
     const cudaError_t error = refuse_while_recording("cudaFreeHost");
     if (error != cudaSuccess) return error;
-    for (int device = 0; device < device_count(); device++) finish_device(device);
+    int current = 0;
+    if (use_device(&current) != cudaSuccess) return cudaErrorNoDevice;
+    for (int device = 0; device < device_count(); device++) finish_device(device, device == current);
     std::lock_guard<std::mutex> guard(memory_lock);
     const auto entry = allocations.find(number(memory));
     if (entry == allocations.end() || entry->second.device >= 0) {
@@ -330,6 +344,21 @@ cudaError_t cudaMemPoolGetAttribute(cudaMemPool_t pool, cudaMemPoolAttr attribut
         attribute != cudaMemPoolAttrUsedMemCurrent)
         return failed(cudaErrorInvalidValue);
     memcpy(value, &number, sizeof number);
+    return cudaSuccess;
+}
+
+cudaError_t cudaMemPoolSetAccess(cudaMemPool_t pool, const cudaMemAccessDesc *descriptions, size_t count) {
+    std::lock_guard<std::mutex> guard(memory_lock);
+    if (!pools.count(pool)) return failed(cudaErrorInvalidValue);
+    for (size_t i = 0; i < count; i++) {
+        const cudaMemAccessDesc &one = descriptions[i];
+        if (one.location.type != cudaMemLocationTypeDevice || one.location.id < 0 || one.location.id >= device_count())
+            return failed(cudaErrorInvalidDevice);
+        if (one.flags == cudaMemAccessFlagsProtReadWrite)
+            pool->others.insert(one.location.id);
+        else
+            pool->others.erase(one.location.id);
+    }
     return cudaSuccess;
 }
 

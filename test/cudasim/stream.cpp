@@ -1,7 +1,9 @@
 /* Streams, events and graphs. A stream is a queue of closures that runs when the host waits for it, an event a mark in
- * a queue, a graph a list of closures. What runs, runs one at a time. */
+ * a queue, a graph a list of closures. What runs, runs one at a time. A closure may have to wait for what another
+ * thread will do (a collective, for the other ranks): whoever runs the stream then sleeps meanwhile. */
 #include <atomic>
 #include <chrono>
+#include <condition_variable>
 #include <deque>
 #include <memory>
 #include <mutex>
@@ -19,7 +21,10 @@ struct task {
     std::string name;
     std::function<bool()> work;
     bool always;
+    std::function<bool()> ready; /* NULL: at once */
 };
+
+enum class step { ran, empty, blocked };
 
 /* A place in a stream's order. */
 struct mark {
@@ -44,6 +49,7 @@ struct CUstream_st {
     int device;
     std::deque<task> queue;
     std::shared_ptr<recording> into;
+    bool asking; /* whether its first task is ready: what that runs must not come back here */
 };
 
 struct CUevent_st {
@@ -67,8 +73,21 @@ static std::mutex run_lock, state_lock;
 static std::set<CUstream_st *> streams;
 static thread_local recording *recording_here = nullptr; /* begun by this thread, alive while its origin is `into` it */
 
+static std::mutex progress_lock; /* may be taken under all others */
+static std::condition_variable progress_made;
+static uint64_t progress_count = 0;
+
+void progress() {
+    std::lock_guard<std::mutex> guard(progress_lock);
+    progress_count++;
+    progress_made.notify_all();
+}
+
 /* With state_lock. */
 static cudaError_t find(cudaStream_t stream, const char *call) {
+    int device = 0;
+    const cudaError_t error = use_device(&device);
+    if (error != cudaSuccess) return error;
     if (!stream || stream == cudaStreamLegacy || stream == cudaStreamPerThread) {
         report(std::string(call) + ": uses a default stream, which other streams' order depends on");
         return cudaErrorInvalidResourceHandle;
@@ -95,16 +114,18 @@ static cudaError_t push(cudaStream_t stream, task one) {
     } else {
         stream->queue.push_back(std::move(one));
     }
+    progress();
     return cudaSuccess;
 }
 
-cudaError_t enqueue(cudaStream_t stream, const char *name, std::function<bool()> work, bool always) {
+cudaError_t enqueue(cudaStream_t stream, const char *name, std::function<bool()> work, bool always,
+                    std::function<bool()> ready) {
     std::lock_guard<std::mutex> guard(state_lock);
     cudaError_t error = find(stream, name);
     if (error != cudaSuccess) return error;
     error = state_of(stream->device);
     if (error != cudaSuccess && !always) return error;
-    return push(stream, {name, std::move(work), always});
+    return push(stream, {name, std::move(work), always, std::move(ready)});
 }
 
 bool is_capturing(cudaStream_t stream) {
@@ -114,37 +135,96 @@ bool is_capturing(cudaStream_t stream) {
 
 /* ---- Running, with run_lock ---- */
 
-static bool run_one(CUstream_st *stream) {
+static step run_one(CUstream_st *stream) {
+    std::function<bool()> ready;
+    bool doing = false;
+    {
+        std::lock_guard<std::mutex> guard(state_lock);
+        if (stream->queue.empty()) return step::empty;
+        if (stream->asking) return step::blocked;
+        doing = stream->queue.front().always || state_of(stream->device) == cudaSuccess;
+        if (doing) ready = stream->queue.front().ready;
+    }
+    if (ready) {
+        stream->asking = true;
+        const bool go = ready();
+        stream->asking = false;
+        if (!go) return step::blocked;
+    }
     task one;
     {
         std::lock_guard<std::mutex> guard(state_lock);
-        if (stream->queue.empty()) return false;
         one = std::move(stream->queue.front());
         stream->queue.pop_front();
     }
-    if ((one.always || state_of(stream->device) == cudaSuccess) && !one.work()) break_device(stream->device);
-    return true;
+    if (doing && !one.work()) break_device(stream->device);
+    progress();
+    return step::ran;
 }
 
-static void run_to(const mark &end) {
-    while (!end.done && run_one(end.stream)) {
+/* These go as far as they can, and say whether that was all. */
+static bool run_to(const mark &end) {
+    while (!end.done && run_one(end.stream) == step::ran) {
+    }
+    return end.done;
+}
+
+static bool run_all(CUstream_st *stream) {
+    step last = step::ran;
+    while (last == step::ran) last = run_one(stream);
+    return last == step::empty;
+}
+
+/* `attempt` again and again until it says that all was done, asleep where that waits for another thread. */
+static void run_and_wait(std::unique_lock<std::mutex> &running, const std::function<bool()> &attempt) {
+    for (;;) {
+        uint64_t seen;
+        {
+            std::lock_guard<std::mutex> guard(progress_lock);
+            seen = progress_count;
+        }
+        if (attempt()) return;
+        running.unlock();
+        {
+            std::unique_lock<std::mutex> waiting(progress_lock);
+            progress_made.wait(waiting, [seen] { return progress_count != seen; });
+        }
+        running.lock();
     }
 }
 
-static void run_all(CUstream_st *stream) {
-    while (run_one(stream)) {
-    }
-}
-
-void finish_device(int device) {
+void run_stream(cudaStream_t stream) {
     std::lock_guard<std::mutex> running(run_lock);
+    run_stream_until(stream, [] { return false; });
+}
+
+void run_stream_until(cudaStream_t stream, const std::function<bool()> &enough) {
+    {
+        std::lock_guard<std::mutex> guard(state_lock);
+        if (!streams.count(stream)) return;
+    }
+    while (!enough() && run_one(stream) == step::ran) {
+    }
+}
+
+static bool run_device(int device) {
     std::vector<CUstream_st *> all;
     {
         std::lock_guard<std::mutex> guard(state_lock);
         for (CUstream_st *stream : streams)
             if (stream->device == device && !stream->into) all.push_back(stream);
     }
-    for (CUstream_st *stream : all) run_all(stream);
+    bool done = true;
+    for (CUstream_st *stream : all) done = run_all(stream) && done;
+    return done;
+}
+
+void finish_device(int device, bool wait) {
+    std::unique_lock<std::mutex> running(run_lock);
+    if (wait)
+        run_and_wait(running, [device] { return run_device(device); });
+    else
+        run_device(device);
     trim_pools();
 }
 
@@ -195,7 +275,7 @@ extern "C" {
 
 cudaError_t cudaStreamCreateWithFlags(cudaStream_t *stream, unsigned int flags) {
     int device = 0;
-    const cudaError_t error = cudaGetDevice(&device);
+    const cudaError_t error = use_device(&device);
     if (error != cudaSuccess) return error;
     if (state_of(device) != cudaSuccess) return failed(state_of(device));
     if (flags != cudaStreamNonBlocking) {
@@ -203,7 +283,7 @@ cudaError_t cudaStreamCreateWithFlags(cudaStream_t *stream, unsigned int flags) 
         return failed(cudaErrorInvalidValue);
     }
     std::lock_guard<std::mutex> guard(state_lock);
-    *stream = new CUstream_st{device, {}, nullptr};
+    *stream = new CUstream_st{device, {}, nullptr, false};
     streams.insert(*stream);
     return cudaSuccess;
 }
@@ -217,7 +297,11 @@ cudaError_t cudaStreamDestroy(cudaStream_t stream) {
     const cudaError_t error = check_wait(stream, "cudaStreamDestroy");
     if (error != cudaSuccess) return failed(error);
     std::lock_guard<std::mutex> running(run_lock);
-    run_all(stream);
+    while (!run_all(stream)) {
+        std::lock_guard<std::mutex> guard(state_lock);
+        report("cudaStreamDestroy: " + stream->queue.front().name + " still waits for another thread");
+        stream->queue.pop_front();
+    }
     const int device = stream->device;
     {
         std::lock_guard<std::mutex> guard(state_lock);
@@ -230,8 +314,8 @@ cudaError_t cudaStreamDestroy(cudaStream_t stream) {
 cudaError_t cudaStreamSynchronize(cudaStream_t stream) {
     const cudaError_t error = check_wait(stream, "cudaStreamSynchronize");
     if (error != cudaSuccess) return failed(error);
-    std::lock_guard<std::mutex> running(run_lock);
-    run_all(stream);
+    std::unique_lock<std::mutex> running(run_lock);
+    run_and_wait(running, [stream] { return run_all(stream); });
     trim_pools();
     return failed(state_of(stream->device));
 }
@@ -241,13 +325,13 @@ cudaError_t cudaStreamQuery(cudaStream_t stream) {
     const cudaError_t error = check_wait(stream, "cudaStreamQuery");
     if (error != cudaSuccess) return failed(error);
     std::lock_guard<std::mutex> running(run_lock);
-    if (run_one(stream)) return cudaErrorNotReady;
+    if (run_one(stream) != step::empty) return cudaErrorNotReady;
     return failed(state_of(stream->device));
 }
 
 cudaError_t cudaDeviceSynchronize(void) {
     int device = 0;
-    cudaError_t error = cudaGetDevice(&device);
+    cudaError_t error = use_device(&device);
     if (error == cudaSuccess) error = refuse_while_recording("cudaDeviceSynchronize");
     if (error != cudaSuccess) return error;
     finish_device(device);
@@ -265,7 +349,7 @@ cudaError_t cudaLaunchHostFunc(cudaStream_t stream, cudaHostFn_t function, void 
 
 cudaError_t cudaEventCreateWithFlags(cudaEvent_t *event, unsigned int flags) {
     int device = 0;
-    const cudaError_t error = cudaGetDevice(&device);
+    const cudaError_t error = use_device(&device);
     if (error != cudaSuccess) return error;
     if (state_of(device) != cudaSuccess) return failed(state_of(device));
     *event = new CUevent_st{device, !(flags & cudaEventDisableTiming), nullptr, nullptr};
@@ -300,7 +384,7 @@ cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream) {
                                     here->done = true;
                                     return true;
                                 },
-                                true}));
+                                true, nullptr}));
 }
 
 cudaError_t cudaStreamWaitEvent(cudaStream_t stream, cudaEvent_t event, unsigned int) {
@@ -328,16 +412,15 @@ cudaError_t cudaStreamWaitEvent(cudaStream_t stream, cudaEvent_t event, unsigned
         spoil(*stream->into, "cudaStreamWaitEvent for an event that was not recorded with it");
         return failed(cudaErrorStreamCaptureIsolation);
     }
-    return failed(push(stream, {"wait for an event",
-                                [before = event->last] {
-                                    run_to(*before);
-                                    return true;
-                                },
-                                true}));
+    return failed(push(
+        stream, {"wait for an event", [] { return true; }, true, [before = event->last] { return run_to(*before); }}));
 }
 
 /* Its last mark, NULL where it was never recorded. */
 static cudaError_t last_mark(cudaEvent_t event, std::shared_ptr<mark> *last) {
+    int device = 0;
+    const cudaError_t error = use_device(&device);
+    if (error != cudaSuccess) return error;
     std::lock_guard<std::mutex> guard(state_lock);
     if (!event) return cudaErrorInvalidResourceHandle;
     if (event->recorded_in) {
@@ -353,8 +436,8 @@ cudaError_t cudaEventSynchronize(cudaEvent_t event) {
     std::shared_ptr<mark> last;
     const cudaError_t error = last_mark(event, &last);
     if (error != cudaSuccess) return failed(error);
-    std::lock_guard<std::mutex> running(run_lock);
-    if (last) run_to(*last);
+    std::unique_lock<std::mutex> running(run_lock);
+    if (last) run_and_wait(running, [&last] { return run_to(*last); });
     trim_pools();
     return failed(state_of(event->device));
 }
@@ -364,7 +447,7 @@ cudaError_t cudaEventQuery(cudaEvent_t event) {
     const cudaError_t error = last_mark(event, &last);
     if (error != cudaSuccess) return failed(error);
     std::lock_guard<std::mutex> running(run_lock);
-    if (last && !last->done && run_one(last->stream)) return cudaErrorNotReady;
+    if (last && !last->done && run_one(last->stream) != step::empty) return cudaErrorNotReady;
     return failed(state_of(event->device));
 }
 

@@ -3,7 +3,7 @@
 #
 #   build      the library, the real plug-in for this machine's architecture, the tests
 #   tests      test/cuda/run.sh on the device: operations against the CPU's, golden cases in float32 and bfloat16,
-#              training, determinism
+#              training, determinism, worlds of as many ranks as there are GPUs (up to 4)
 #   sanitize   the programs of test/cuda under compute-sanitizer: memcheck, racecheck, synccheck
 #   bench      cavmae-bench beside torch_peer.py, in turns on the same device
 #   pack       (only when asked for) what the other parts need into $BUILD/gpu, to be taken to a machine that cannot
@@ -73,6 +73,9 @@ pack() {
 # ---- tests, sanitize ----
 
 tests() {
+    local gpus
+    gpus=$(nvidia-smi --list-gpus | wc -l)
+    say "GPUs: $gpus; nccl_test, nccl_world_test: worlds of 1$([ "$gpus" -lt 2 ] || echo " to $((gpus < 4 ? gpus : 4))")"
     bash test/cuda/run.sh device | tee "$logs/tests.log"
     local counts
     counts=$(tail -n 1 "$logs/tests.log" | sed -n 's/^.*: \([0-9]*\) passed, \([0-9]*\) failed$/\1 \2/p')
@@ -88,7 +91,11 @@ sanitize() {
     for tool in $tools; do
         for test in "$BUILD"/test/cuda/*_test; do
             name=$(basename "$test")
-            case $name in device_test | training_test) continue ;; esac # host's side: slow, and no other kernels
+            # Of the host's side: slow, and no other kernels. NCCL's own are looked at in memory alone.
+            case $name in
+            device_test | nccl_world_test | training_test) continue ;;
+            nccl_test) [ "$tool" = memcheck ] || continue ;;
+            esac
             time_left || { say "no time left: $tool $name"; continue; }
             run "${tool}_$name" 60 bash -c 'sanitized "$@"' "$0" "$tool" "$test" >"$logs/said"
             tee -a "$logs/sanitize.log" <"$logs/said"

@@ -1,7 +1,8 @@
 #!/bin/sh
 # Calls that the library must not make, by the symbols its objects need: banned.sh OBJECT_DIRECTORY.
 # What ends or prints for the process, what cannot be bounded, what keeps state for the whole process, what reads numbers
-# as the user's locale writes them, and memory past the context's allocator. The plug-in has no context, so it may allocate.
+# as the user's locale writes them, and memory past the context's allocator. The plug-ins of media and MPI have
+# no context, so they may allocate.
 cd "$(dirname "$0")/../.." || exit 1
 . test/count.sh
 objects=${1:-build/obj}
@@ -25,7 +26,7 @@ for source in $(find lib kernels/host -name '*.c' | sort); do
     for object in "$objects/$stem".o "$objects/$stem".baseline.o "$objects/cudasim/$stem".o; do
         [ -f "$object" ] || continue
         names="$everywhere|$here"
-        case $source in lib/base/context.c | lib/media/*) names=$everywhere ;; esac
+        case $source in lib/base/context.c | lib/media/* | lib/mpi/*) names=$everywhere ;; esac
         found=$("${NM:-nm}" -u "$object" | awk '{print $2}' | sed 's/@.*//' | grep -Ex "$names" | tr '\n' ' ')
         if [ -z "$found" ]; then good; else bad "$source calls $found"; fi
     done

@@ -1,12 +1,12 @@
 #!/bin/sh
-# The order of the layers, by #include: base <- backend, frontend, io <- model <- train, infer, data. A file includes
-# headers of its own or a lower layer, or of a neighbour that does not include its own. The plug-in and the programs see
-# cavmae.h alone; the CUDA plug-in, of the library, headers of base and backend.
+# The order of the layers, by #include: base <- backend, frontend, io, parallel <- model <- train, infer, data. A file includes
+# headers of its own or a lower layer, or of a neighbour that does not include its own. The plug-ins of media and MPI and the
+# programs see cavmae.h alone; the CUDA plug-in, of the library, headers of base and backend.
 cd "$(dirname "$0")/../.." || exit 1
 find lib include examples kernels -name '*.[ch]' -o -name '*.cu' | sort | xargs awk '
     BEGIN {
         level["base"] = 0
-        level["backend"] = level["frontend"] = level["io"] = 1
+        level["backend"] = level["frontend"] = level["io"] = level["parallel"] = 1
         level["model"] = 2
         level["train"] = level["infer"] = level["data"] = 3
         for (i = 1; i < ARGC; i++) {
@@ -33,7 +33,7 @@ find lib include examples kernels -name '*.[ch]' -o -name '*.cu' | sort | xargs 
         if (to == own) { next }
         if (own == "kernels" && (to == "base" || to == "backend")) { next }
         if (own == "kernels" || to == "kernels") { fault(own " must not include " name " of " to); next }
-        if (own == "examples" || own == "media") { fault(own " may include only cavmae.h, not " name); next }
+        if (own == "examples" || own == "media" || own == "mpi") { fault(own " may include only cavmae.h, not " name); next }
         if (level[to] > level[own]) { fault(own " must not include " name " of " to ", which lies above it"); next }
         if (level[to] == level[own] && uses[to, own]) { fault(own " includes " name " of " to ", which includes " own); next }
         uses[own, to] = 1

@@ -19,7 +19,7 @@ static int32_t largest(const float *x, int32_t count) {
 
 /* max(z, 0) - z y + log(1 + exp(-|z|)), as PyTorch writes it so that nothing overflows. */
 static double bce_row(const cavmae__class_loss *op, const float *z, const float *y, float *dz) {
-    const double share = 1 / ((double)op->rows * op->classes);
+    const double share = 1 / (*op->total * op->classes);
     double sum = 0;
     for (int32_t k = 0; k < op->classes; k++) {
         const double x = (double)z[k], target = (double)y[k], small = exp(-fabs(x));
@@ -43,7 +43,7 @@ static double cross_entropy_row(const cavmae__class_loss *op, const float *z, co
     for (int32_t k = 0; k < op->classes; k++) {
         const double target = (double)y[k];
         if (target != 0) sum += target * (log_sum - (double)z[k]);
-        if (dz) dz[k] = (float)((targets * exp((double)z[k] - log_sum) - target) / (double)op->rows);
+        if (dz) dz[k] = (float)((targets * exp((double)z[k] - log_sum) - target) / *op->total);
     }
     return log_sum == log_sum ? sum : log_sum; /* a NaN is in log_sum, whatever the labels */
 }
@@ -67,7 +67,7 @@ cavmae_status cavmae__cpu_class_loss(cavmae__backend *backend, const cavmae__cla
         loss += c.loss[r];
         hits += c.hit[r];
     }
-    *op->loss = loss / (double)op->rows;
-    *op->accuracy = hits / (double)op->rows;
+    *op->loss += loss / *op->total;
+    *op->accuracy += hits / *op->total;
     return CAVMAE_OK;
 }

@@ -105,8 +105,9 @@ static int64_t layernorm_floats(const cavmae__limits *limits) {
 }
 
 static int64_t contrastive_doubles(const cavmae__limits *limits) {
-    const int64_t count = limits->clips, width = limits->width;
-    return 3 * count * width + 2 * count * count + 6 * count;
+    const int64_t count = limits->pairs ? limits->pairs : limits->clips,
+                  total = limits->all_pairs ? limits->all_pairs : limits->clips, width = limits->width;
+    return 3 * total * width + 2 * count * total + 2 * total + 4 * count;
 }
 
 size_t cavmae__cpu_workspace_size(cavmae__backend *backend, const cavmae__limits *limits) {

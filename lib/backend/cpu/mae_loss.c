@@ -41,7 +41,7 @@ static void loss_task(void *arg, int64_t task, int32_t worker) {
     const mae_loss *m = arg;
     const cavmae__mae_loss *op = m->op;
     const int64_t width = m->width, end = cavmae__smaller((task + 1) * ROWS_EACH, op->rows);
-    const double slope = op->weight * 2 / ((double)width * (double)op->removed);
+    const double slope = op->weight * 2 / ((double)width * *op->removed);
     double *target = m->target + worker * width, total = 0;
     for (int64_t r = task * ROWS_EACH; r < end; r++) {
         const float *pred = op->pred + r * width;
@@ -70,6 +70,6 @@ cavmae_status cavmae__cpu_mae_loss(cavmae__backend *backend, const cavmae__mae_l
     m.target = m.part + blocks;
     cavmae__cpu_run(backend, blocks, (double)op->rows * (double)m.width * 4, loss_task, &m);
     for (int64_t i = 0; i < blocks; i++) total += m.part[i];
-    *op->loss = total / (double)op->removed;
+    *op->loss += total / *op->removed;
     return CAVMAE_OK;
 }

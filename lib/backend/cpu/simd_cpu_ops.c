@@ -15,6 +15,7 @@ const cavmae__backend_ops CAVMAE__SIMD(cpu_ops) = {
     .linear = CAVMAE__SIMD(linear),
     .linear_grad = CAVMAE__SIMD(linear_grad),
     .gelu = CAVMAE__SIMD(gelu),
+    .convert = CAVMAE__SIMD(convert),
     .layernorm = CAVMAE__SIMD(layernorm),
     .layernorm_grad = CAVMAE__SIMD(layernorm_grad),
     .attention = CAVMAE__SIMD(attention),

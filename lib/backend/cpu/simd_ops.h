@@ -7,6 +7,7 @@
 cavmae_status CAVMAE__SIMD(linear)(cavmae__backend *backend, const cavmae__linear *op);
 cavmae_status CAVMAE__SIMD(linear_grad)(cavmae__backend *backend, const cavmae__linear_grad *op);
 cavmae_status CAVMAE__SIMD(gelu)(cavmae__backend *backend, const cavmae__gelu *op);
+cavmae_status CAVMAE__SIMD(convert)(cavmae__backend *backend, const cavmae__convert *op);
 cavmae_status CAVMAE__SIMD(layernorm)(cavmae__backend *backend, const cavmae__layernorm *op);
 cavmae_status CAVMAE__SIMD(layernorm_grad)(cavmae__backend *backend, const cavmae__layernorm *op);
 cavmae_status CAVMAE__SIMD(attention)(cavmae__backend *backend, const cavmae__attention *op);

@@ -2,7 +2,7 @@
 #include "simd_ops.h"
 #include "vec.h"
 
-enum { ROWS_EACH = 16, MEAN_BLOCK = 32 };
+enum { ROWS_EACH = 16, MEAN_BLOCK = 32, CONVERT_EACH = 1 << 15 };
 
 void CAVMAE__SIMD(widen)(const uint16_t *from, int64_t count, float *to) {
     int64_t i = 0;
@@ -14,6 +14,27 @@ void CAVMAE__SIMD(narrow)(const float *from, int64_t count, uint16_t *to) {
     int64_t i = 0;
     for (; i + VEC_WIDTH <= count; i += VEC_WIDTH) vec_store_as(to, i, vec_load(from + i), 1);
     if (i < count) vec_store_part_as(to, i, vec_load_part(from + i, (int)(count - i)), (int)(count - i), 1);
+}
+
+static void convert_task(void *arg, int64_t task, int32_t worker) {
+    const cavmae__convert *op = arg;
+    const int64_t first = task * CONVERT_EACH, count = cavmae__smaller(op->count - first, CONVERT_EACH);
+    (void)worker;
+    if (op->x_dtype == op->y_dtype) {
+        const size_t size = op->x_dtype == CAVMAE_BFLOAT16 ? sizeof(uint16_t) : sizeof(float);
+        memcpy((char *)op->y + (size_t)first * size, (const char *)op->x + (size_t)first * size, (size_t)count * size);
+    } else if (op->x_dtype == CAVMAE_BFLOAT16) {
+        CAVMAE__SIMD(widen)((const uint16_t *)op->x + first, count, (float *)op->y + first);
+    } else {
+        CAVMAE__SIMD(narrow)((const float *)op->x + first, count, (uint16_t *)op->y + first);
+    }
+}
+
+cavmae_status CAVMAE__SIMD(convert)(cavmae__backend *backend, const cavmae__convert *op) {
+    cavmae__convert call = *op;
+    cavmae__cpu_run(backend, cavmae__blocks(op->count, CONVERT_EACH), (double)op->count / VEC_WIDTH, convert_task,
+                    &call);
+    return CAVMAE_OK;
 }
 
 /* ---- Patches ---- */
