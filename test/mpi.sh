@@ -45,6 +45,17 @@ ranks 2 2 "$worlds" two
 ranks 3 3 "$worlds" fail
 ranks 2 1 "$worlds" late
 
+# Training: ranks against one process with the whole batch; rank 0 tells of all.
+export CAVMAE_TEST_WORLD=mpi CAVMAE_TEST_PLUGIN_DIR=$BUILD/lib
+for size in 2 4; do
+    timeout -k 5 100 mpirun -np $size "$BUILD/test/world_training_test" >"$work/out" 2>&1
+    status=$?
+    read -r more_passed more_failed <<<"$(sed -n 's/^world_training over MPI: \([0-9]*\) passed, \([0-9]*\) failed$/\1 \2/p' "$work/out")"
+    passed=$((passed + ${more_passed:-0}))
+    failed=$((failed + ${more_failed:-0}))
+    if [ $status -eq 0 ] && [ "${more_passed:-0}" -gt 0 ]; then good; else bad "training in $size ranks: $(cat "$work/out")"; fi
+done
+
 # A rank that dies takes the others with it.
 timeout -k 5 30 mpirun -np 3 $record exit >"$work/out" 2>&1
 status=$?

@@ -134,7 +134,10 @@ static cavmae_status start(cavmae_world *world, const cavmae__world_setup *setup
 
 cavmae_status cavmae__world_make(cavmae_context *context, const cavmae__world_setup *setup, cavmae_world **out) {
     cavmae_world *world = cavmae__alloc_zero(context, sizeof *world);
-    if (!world) return CAVMAE_E_NOMEM;
+    if (!world) {
+        if (setup->device) setup->device->ops->close(setup->device);
+        return CAVMAE_E_NOMEM;
+    }
     atomic_init(&world->references, 1);
     world->context = cavmae__context_ref(context);
     world->rank = setup->rank;
@@ -151,7 +154,6 @@ cavmae_status cavmae__world_make(cavmae_context *context, const cavmae__world_se
     create_locks(world);
     cavmae_status status = start(world, setup);
     if (status != CAVMAE_OK) {
-        world->device = NULL; /* the caller's still */
         cavmae_world_free(world);
         return status;
     }

@@ -29,10 +29,7 @@ static cavmae_status stage_open(cavmae_world *world, size_t bytes, size_t rows, 
     if (rows > 1) status = s->ops->alloc(world->backend, s->part, &memory);
     if (rows > 1 && status == CAVMAE_OK) s->send = memory;
     if (status == CAVMAE_OK) status = s->ops->alloc(world->backend, rows * s->part, &memory);
-    if (status == CAVMAE_OK)
-        s->data = memory;
-    else
-        stage_close(s);
+    if (status == CAVMAE_OK) s->data = memory;
     return status;
 }
 
@@ -66,18 +63,15 @@ static cavmae_status staged(cavmae_world *world, const cavmae__collective *c, co
     CAVMAE__TRY(cavmae__world_device_gather_texts(world, text)); /* the host waits anyway: ask before, not after */
     CAVMAE__TRY(cavmae__world_wait(world));
     CAVMAE__TRY(cavmae__world_device_compare(world));
-    if (c->kind == CAVMAE__BARRIER) return CAVMAE_OK; /* that was one */
+    if (c->kind == CAVMAE__BARRIER || bytes == 0) return CAVMAE_OK; /* that was one */
     cavmae_status status = stage_open(world, bytes, c->kind == CAVMAE__ALL_GATHER ? (size_t)world->size : 1, &s);
-    if (status != CAVMAE_OK) {
-        cavmae_world_fail(world, cavmae_last_error());
-        return status;
-    }
     for (size_t done = 0; done < bytes && status == CAVMAE_OK; done += s.part) {
         size_t part = bytes - done < s.part ? bytes - done : s.part;
         status = stage_move(&s, *c, send ? (const unsigned char *)send + done : NULL, (unsigned char *)receive + done,
                             bytes, part);
         status = stage_check(world, status);
     }
+    if (status != CAVMAE_OK) cavmae_world_fail(world, cavmae_last_error()); /* nothing where all know */
     stage_close(&s);
     return status;
 }
@@ -151,7 +145,7 @@ cavmae_status cavmae_world_broadcast(cavmae_world *world, void *data, size_t byt
 
 void cavmae_world_fail(cavmae_world *world, const char *sentence) {
     const cavmae__collective failure = {.kind = CAVMAE__WORLD_FAILURE};
-    char text[CAVMAE__WORLD_TEXT] = "!", broken[CAVMAE__WORLD_SENTENCE];
+    char text[CAVMAE__WORLD_TEXT] = "!", broken[CAVMAE__WORLD_SENTENCE], error[CAVMAE__WORLD_SENTENCE];
     if (cavmae_world_size(world) == 1) return;
     snprintf(text + 1, sizeof text - 1, "%s", sentence ? sentence : "it did not say why");
     pthread_mutex_lock(&world->lock);
@@ -165,7 +159,11 @@ void cavmae_world_fail(cavmae_world *world, const char *sentence) {
     pthread_mutex_unlock(&world->lock);
     if (known || world->on_device) return;
     /* Until the others know: a program that ends now would leave them with a carrier that breaks. */
-    if (cavmae__world_enqueue(world, &failure, text) != CAVMAE_OK) return;
+    snprintf(error, sizeof error, "%s", cavmae_last_error());
+    if (cavmae__world_enqueue(world, &failure, text) != CAVMAE_OK) {
+        (void)cavmae__fail(CAVMAE_E_PEER, "%s", error); /* the caller's failure stays what this thread says of it */
+        return;
+    }
     pthread_mutex_lock(&world->lock);
     cavmae__world_await(world, 1);
     pthread_mutex_unlock(&world->lock);

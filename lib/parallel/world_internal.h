@@ -50,7 +50,7 @@ struct cavmae_world {
     const char *name;
 
     cavmae_collectives host; /* of a world of hosts */
-    int32_t close_host;      /* host.close is ours to call */
+    int32_t close_host;      /* host.close is ours to call: it is the caller's where the world cannot be made */
     int32_t on_device;
     cavmae__backend *backend; /* on a device */
     cavmae__carrier *device;  /* of a world of GPUs; NULL where it is of one */
@@ -108,7 +108,7 @@ typedef struct cavmae__world_setup {
     cavmae_status (*open)(cavmae_world *world, void *arg, char *error, size_t error_size);
     void *open_arg;
     int32_t on_device;
-    cavmae__carrier *device; /* taken over on success */
+    cavmae__carrier *device; /* the world's from here on, on failure too */
     cavmae__notes *table;
     int32_t one_thread; /* the ranks are made by one thread: nothing is exchanged */
 } cavmae__world_setup;
@@ -163,7 +163,7 @@ void cavmae__notes_destroy(cavmae_context *context, cavmae__notes *notes);
 void cavmae__note_begun(cavmae_world *world, int64_t number, const char *text);
 void cavmae__note_ended(cavmae_world *world, int64_t number, const char *text);
 void cavmae__note_failure(cavmae_world *world, const char *sentence);
-/* Writes this rank's file. Without the lock; from one thread at a time. */
+/* Writes this rank's file. Without the lock. */
 cavmae_status cavmae__note_write(cavmae_world *world);
 void cavmae__note_remove(cavmae_world *world);
 double cavmae__note_period(const cavmae_world *world); /* seconds from write to write */

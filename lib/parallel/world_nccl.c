@@ -39,10 +39,5 @@ cavmae_status cavmae_world_create_nccl(cavmae_context *context, const cavmae_wor
                                        .watch_dir = o.watch_dir,
                                        .on_device = 1,
                                        .device = carrier};
-    cavmae_status status = cavmae__world_make(context, &setup, out);
-    if (status != CAVMAE_OK && carrier) {
-        cavmae__carrier *opened = carrier;
-        opened->ops->close(opened);
-    }
-    return status;
+    return cavmae__world_make(context, &setup, out);
 }

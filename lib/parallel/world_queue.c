@@ -103,7 +103,9 @@ void *cavmae__world_queue_main(void *argument) {
 /* ---- The caller's side ---- */
 
 void cavmae__world_await(cavmae_world *world, int all) {
-    while (!world->broken && (all ? world->done < world->put : world->put - world->done == CAVMAE__WORLD_QUEUE)) {
+    /* While it is breaking nothing in the queue is done any more: not even an empty one means that all went well. */
+    while (!world->broken &&
+           (world->breaking || (all ? world->done < world->put : world->put - world->done == CAVMAE__WORLD_QUEUE))) {
         if (!world->breaking) {
             pthread_cond_wait(&world->idle, &world->lock);
             continue;

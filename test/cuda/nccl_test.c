@@ -571,8 +571,8 @@ static void device_fails(rank *r) {
     EXPECT_OK(r, barrier(r));
     EXPECT_OK(r, poll_until(r, 1));
     meet(r);
-    EXPECT_OK(r, barrier(r));
-    const cavmae_status status = poll_until(r, 2);
+    cavmae_status status = barrier(r); /* another rank may have come to it before this call is through */
+    if (status == CAVMAE_OK) status = poll_until(r, 2);
     EXPECT(r, status == (r->number == 1 ? CAVMAE_E_BACKEND : CAVMAE_E_PEER));
     EXPECT(r, strstr(cavmae_last_error(), r->number == 1 ? "unhandled cuda error" : "remote process exited"));
     EXPECT(r, order(r) == status && barrier(r) == status);
@@ -587,11 +587,10 @@ static void counts_differ(rank *r) {
     int64_t ended = 0;
     void *data = allocate(r, sizeof rows, rows);
     const double start = seconds();
-    cavmae_status status = CAVMAE_OK;
-    EXPECT_OK(r, begin(r, (cavmae__collective){.kind = CAVMAE__ALL_REDUCE,
-                                               .dtype = CAVMAE_FLOAT32,
-                                               .data = data,
-                                               .count = 7 + (r->number == 0)}));
+    cavmae_status status = begin(r, (cavmae__collective){.kind = CAVMAE__ALL_REDUCE,
+                                                         .dtype = CAVMAE_FLOAT32,
+                                                         .data = data,
+                                                         .count = 7 + (r->number == 0)});
     while (status == CAVMAE_OK && seconds() < start + (r->arg ? 20 : 0.1)) {
         status = r->carrier->ops->poll(r->carrier, &ended);
         nap();
@@ -601,7 +600,7 @@ static void counts_differ(rank *r) {
     EXPECT(r, !r->arg || strstr(cavmae_last_error(), "invalid usage"));
     meet(r);
     r->carrier->ops->abort(r->carrier);
-    EXPECT_OK(r, order(r) == status || order(r) == CAVMAE_E_PEER ? CAVMAE_OK : CAVMAE_E_INTERNAL);
+    EXPECT(r, order(r) == (r->arg ? CAVMAE_E_BACKEND : CAVMAE_E_PEER)); /* the first failure stays */
     release(r, data);
 }
 

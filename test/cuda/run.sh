@@ -40,7 +40,7 @@ if [ "$mode" != ops ]; then
     start golden_float32 $limit "$BUILD/test/golden" "${floats[@]}"
     start golden_bfloat16 $limit "$BUILD/test/golden" --dtype bfloat16 "${bfloats[@]}"
     # Tests of the public API which hold on any device; some are too slow to simulate.
-    names="pretrain finetune embed inpaint localize parallel infer oom loop"
+    names="world_training pretrain finetune embed inpaint localize parallel infer oom loop"
     [ "$mode" = all ] || names="$names train gradient"
     for name in $names; do
         start "${name}_test" $limit "$BUILD/test/${name}_test"
