@@ -587,10 +587,9 @@ static void counts_differ(rank *r) {
     int64_t ended = 0;
     void *data = allocate(r, sizeof rows, rows);
     const double start = seconds();
-    cavmae_status status = begin(r, (cavmae__collective){.kind = CAVMAE__ALL_REDUCE,
-                                                         .dtype = CAVMAE_FLOAT32,
-                                                         .data = data,
-                                                         .count = 7 + (r->number == 0)});
+    cavmae_status status =
+        begin(r, (cavmae__collective){
+                     .kind = CAVMAE__ALL_REDUCE, .dtype = CAVMAE_FLOAT32, .data = data, .count = 7 + (r->number == 0)});
     while (status == CAVMAE_OK && seconds() < start + (r->arg ? 20 : 0.1)) {
         status = r->carrier->ops->poll(r->carrier, &ended);
         nap();

@@ -4,7 +4,7 @@
  * memory is host memory, each allocation one of malloc's (AddressSanitizer sees its ends), filled with 0xFF at first.
  * A fault in a kernel is written to stderr and ends the launch; the device then gives cudaErrorLaunchFailure for good,
  * as a real one does. Environment: CUDASIM_DEVICES (2), CUDASIM_MEMORY (80 GB; bytes of one device), CUDASIM_THREADS
- * (as many as the machine has; they run the blocks of a grid). */
+ * (as many as the machine has; they run the blocks of a grid). NCCL's are named in nccl.cpp. */
 #ifndef CUDASIM_CUDASIM_H
 #define CUDASIM_CUDASIM_H
 
