@@ -428,9 +428,9 @@ typedef struct cavmae_collectives {
     cavmae_status (*broadcast)(void *user, void *data, int64_t bytes, int32_t root, char *error, size_t error_size);
     cavmae_status (*barrier)(void *user, char *error, size_t error_size);
     /* From another thread: the call under way and all later ones return soon, with a failure. NULL: a call that never
-     * returns is left behind, with its thread. */
+     * returns is left behind, with its thread; the memory that it was given must stay. */
     void (*abort)(void *user);
-    void (*close)(void *user); /* with the world; NULL: nothing to do */
+    void (*close)(void *user); /* with the world, not where none was made; NULL: nothing to do */
 } cavmae_collectives;
 
 /* The caller's functions. The record is copied. Collective. */
@@ -458,12 +458,14 @@ CAVMAE_API cavmae_status cavmae_world_create_nccl(cavmae_context *context, const
                                                   const uint8_t *id, cavmae_world **out) CAVMAE_CHECKED;
 
 CAVMAE_API void cavmae_world_free(cavmae_world *world);
-CAVMAE_API int32_t cavmae_world_rank(const cavmae_world *world); /* 0 for NULL */
-CAVMAE_API int32_t cavmae_world_size(const cavmae_world *world); /* 1 for NULL */
-CAVMAE_API const char *
-cavmae_world_carrier(const cavmae_world *world); /* "threads", "mpi", "nccl", or the caller's name */
+/* 0 and 1 for NULL. */
+CAVMAE_API int32_t cavmae_world_rank(const cavmae_world *world);
+CAVMAE_API int32_t cavmae_world_size(const cavmae_world *world);
+/* "threads", "mpi", "nccl", or the caller's name; NULL for NULL. */
+CAVMAE_API const char *cavmae_world_carrier(const cavmae_world *world);
 
-/* For the program's own needs, on host memory; collective; one thread at a time, and not during a step. */
+/* For the program's own needs, on host memory; collective; one thread at a time, and not during a step. A world of one,
+ * and NULL, have nobody to wait for. */
 CAVMAE_API cavmae_status cavmae_world_barrier(cavmae_world *world) CAVMAE_CHECKED;
 CAVMAE_API cavmae_status cavmae_world_sum(cavmae_world *world, double *values, int64_t count) CAVMAE_CHECKED;
 CAVMAE_API cavmae_status cavmae_world_gather(cavmae_world *world, const void *send, void *receive,
@@ -471,7 +473,8 @@ CAVMAE_API cavmae_status cavmae_world_gather(cavmae_world *world, const void *se
 CAVMAE_API cavmae_status cavmae_world_broadcast(cavmae_world *world, void *data, size_t bytes,
                                                 int32_t root) CAVMAE_CHECKED;
 /* Tells the others that this rank cannot go on: their next, or waiting, collective fails with PEER and this sentence. For
- * a program about to end; the library does so itself where one of its collective calls fails. */
+ * a program about to end; the library does so itself where one of its collective calls fails. Returns when they know, or
+ * after `timeout`; on GPUs the world is broken. */
 CAVMAE_API void cavmae_world_fail(cavmae_world *world, const char *sentence);
 
 /* What is made from this config, and from clones of it, works in this world; NULL: alone. The world is kept alive. */

@@ -257,12 +257,9 @@ static void test_differences(void) {
                           {.size = 3, .odd = 1, .other = {.kind = CAVMAE__BARRIER, .what = "the program's"}},
                           {.size = 3, .odd = 1, .other = {.kind = CAVMAE__BROADCAST, .root = 2, .what = "parameters"}}};
     static const char *const sentences[] = {
-        "world: rank 2 is at 'all-reduce of 4 float64 (step 5 of 16 clips)', rank 0 at 'all-reduce of 3 float64 (step "
-        "5 of "
-        "16 clips)'",
+        "world: rank 2 is at 'all-reduce of 4 float64 (step 5 of 16 clips)', rank 0 at 'all-reduce of 3 float64 (step",
         "world: rank 0 is at 'all-reduce of 3 float32 (step 5 of 16 clips)', rank 1 at 'all-reduce of 3 float64 (step",
-        "world: rank 1 is at 'all-reduce of 3 float64 (step 5 of 16 clips)', rank 0 at 'all-reduce of 3 float64 (step "
-        "6",
+        "world: rank 1 is at 'all-reduce of 3 float64 (step 5 of 16 clips)', rank 0 at 'all-reduce of 3 float64 (step",
         "world: rank 1 is at 'all-gather of 3 float64 (step 5 of 16 clips)', rank 0 at",
         "world: rank 1 is at 'barrier (the program's)', rank 0 at",
         "world: rank 1 is at 'broadcast of 3 float64 from rank 2 (parameters)', rank 0 at"};

@@ -180,7 +180,9 @@ static int32_t turn(carrier *c, int32_t last) {
             const short events = c->ready[r].revents;
             if (!events) continue;
             if (!advance(c, r, &c->in[r]) || !advance(c, r, &c->out[r])) return 0;
-            if (!c->in[r].active && events & (POLLRDHUP | POLLHUP | POLLERR)) return lose(c, r);
+            /* Rank 0 may be turns ahead, and have left: what it said last is there to be read. */
+            const int32_t goes_on = c->rank == 0 || c->out[r].active;
+            if (goes_on && !c->in[r].active && events & (POLLRDHUP | POLLHUP | POLLERR)) return lose(c, r);
         }
     }
 }

@@ -173,6 +173,7 @@ cavmae_status cavmae_index_search_world(cavmae_index *index, cavmae_world *world
                       .wanted = k};
     cavmae_status status = CAVMAE__NEW(s.context, &s.requests, s.ranks);
     if (status != CAVMAE_OK) {
+        cavmae__world_new_step(world);                 /* as the gather that the others are in */
         cavmae_world_fail(world, cavmae_last_error()); /* there is no room to hear the others in */
         return status;
     }

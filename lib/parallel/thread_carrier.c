@@ -277,7 +277,7 @@ static cavmae_status create_worlds(shared *s, cavmae_context *const *contexts, c
 cavmae_status cavmae_world_create_threads(cavmae_context *const *contexts, int32_t size,
                                           const cavmae_world_options *options, cavmae_world **out) {
     cavmae_world_options o;
-    shared *s;
+    shared *s = NULL;
     if (!contexts || !out)
         return cavmae__fail(CAVMAE_E_ARG, "cavmae_world_create_threads: %s is NULL", contexts ? "out" : "contexts");
     if (size < 1 || size > 1024)

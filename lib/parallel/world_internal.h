@@ -102,7 +102,7 @@ struct cavmae_world {
 typedef struct cavmae__world_setup {
     const char *name;
     int32_t rank, size;
-    double timeout;                 /* 0: 30 */
+    double timeout;                 /* seconds */
     const char *watch_dir;          /* or NULL */
     const cavmae_collectives *host; /* NULL where `open` brings it, or on a device */
     cavmae_status (*open)(cavmae_world *world, void *arg, char *error, size_t error_size);

@@ -67,35 +67,43 @@ static void watch_host(cavmae_world *world) {
         end_late(world, world->note.begun, world->note.begun_text, limit);
 }
 
-static void watch_device(cavmae_world *world) {
-    int64_t ended = 0, begun = world->begun;
+static void device_ended(cavmae_world *world, int64_t ended) {
+    if (ended <= world->ended) return;
+    /* Its text is still in the ring: so many are never begun between two polls. */
+    cavmae__note_ended(world, ended, world->device_ring[ended % CAVMAE__WORLD_DEVICE_RING].text);
+    world->ended = ended;
+    world->ended_at = cavmae__now();
+}
+
+static void end_failed(cavmae_world *world, const char *words) {
     char sentence[CAVMAE__WORLD_SENTENCE];
+    const int64_t number = world->ended + 1;
+    const char *text = world->device_ring[number % CAVMAE__WORLD_DEVICE_RING].text;
+    snprintf(sentence, sizeof sentence, "world: %s, number %lld: %.200s",
+             number <= world->begun ? text : "between collectives", (long long)number, words);
+    pthread_mutex_unlock(&world->lock);
+    cavmae__notes_tell(world, number, "", 0, sentence);
+    pthread_mutex_lock(&world->lock);
+    cavmae__world_break(world, sentence);
+}
+
+/* Both under the lock, which they give up meanwhile. */
+static void watch_device(cavmae_world *world) {
+    int64_t ended = world->ended;
+    const int64_t begun = world->begun;
     pthread_mutex_unlock(&world->lock);
     cavmae_status status = world->device->ops->poll(world->device, &ended);
     pthread_mutex_lock(&world->lock);
+    device_ended(world, ended);
     if (status != CAVMAE_OK) {
-        int64_t next = world->ended + 1;
-        const char *text = world->device_ring[next % CAVMAE__WORLD_DEVICE_RING].text;
-        snprintf(sentence, sizeof sentence, "world: %s, number %lld: %.200s",
-                 next <= world->begun ? text : "between collectives", (long long)next, cavmae_last_error());
-        pthread_mutex_unlock(&world->lock);
-        cavmae__notes_tell(world, next, "", 0, sentence);
-        pthread_mutex_lock(&world->lock);
-        cavmae__world_break(world, sentence);
+        end_failed(world, cavmae_last_error());
         return;
     }
-    double now = cavmae__now();
-    if (ended != world->ended || ended >= begun) {
-        if (ended >
-            world->ended) /* the ring keeps its text: that many are never under way at once without being polled */
-            cavmae__note_ended(world, ended, world->device_ring[ended % CAVMAE__WORLD_DEVICE_RING].text);
-        world->ended = ended;
-        world->ended_at = now;
-        return;
-    }
-    int64_t slot = (ended + 1) % CAVMAE__WORLD_DEVICE_RING;
-    double limit = world->timeout * world->device_ring[slot].patience;
-    if (now > world->ended_at + limit) end_late(world, ended + 1, world->device_ring[slot].text, limit);
+    if (ended >= begun) world->ended_at = cavmae__now(); /* nothing was under way */
+    const int64_t slot = (ended + 1) % CAVMAE__WORLD_DEVICE_RING;
+    const double limit = world->timeout * world->device_ring[slot].patience;
+    if (ended < begun && cavmae__now() > world->ended_at + limit)
+        end_late(world, ended + 1, world->device_ring[slot].text, limit);
 }
 
 /* Often enough for the timeout to be kept to an eighth; a device is asked more often, so that the notes are fresh. */
@@ -109,7 +117,7 @@ void *cavmae__world_watch_main(void *argument) {
     cavmae_world *world = argument;
     pthread_mutex_lock(&world->lock);
     world->ended_at = cavmae__now();
-    while (!world->stop_watch) {
+    while (!world->stop_watch || (world->breaking && !world->broken)) { /* the others wait for the abort */
         if (!world->breaking) (world->on_device ? watch_device : watch_host)(world);
         if (world->breaking && !world->broken) {
             carry_out(world);

@@ -118,8 +118,8 @@ cavmae_status cavmae__check_counts(const cavmae_trainer *trainer, int32_t clips,
     const cavmae__options *o = &trainer->options;
     for (int m = 0; m < 2; m++) {
         if (!cavmae__has_modality(o, m)) continue;
-        /* an evaluation may complete one modality from the whole of the other */
-        if (o->mae_weight > 0 && removed[m] == 0 && (backward || removed[!m] == 0))
+        /* an evaluation may complete one modality from the whole of the other; a world's other shares may have some */
+        if (!trainer->world && o->mae_weight > 0 && removed[m] == 0 && (backward || removed[!m] == 0))
             return cavmae__fail(CAVMAE_E_ARG,
                                 "batch: no %s token is masked, so there is nothing to reconstruct (mask_ratio_%c)",
                                 names[m], names[m][0]);

@@ -21,6 +21,13 @@ cavmae_status cavmae__explain_not_finite(cavmae_trainer *t, const char *what, do
     const cavmae__parameters *list = &t->model->list;
     long long step = (long long)t->step + 1;
     int finite = 1;
+    double totals[CAVMAE__TOTALS];
+    CAVMAE__TRY(t->model->backend->ops->download(t->model->backend, totals, t->network->totals, sizeof totals));
+    /* Of an evaluation that is no fault; without a world it is found before. */
+    for (int m = 0; m < 2 && t->world && t->extent.decode && t->network->pass.gradients; m++)
+        if (cavmae__has_modality(&t->options, m) && totals[CAVMAE__TOTAL_REMOVED_A + m] == 0)
+            return cavmae__fail(CAVMAE_E_NOT_FINITE, "step %lld: %s is %g: no %s token of any rank is masked", step,
+                                what, value, m ? "visual" : "audio");
     for (int m = 0; m < 2; m++) {
         const int64_t elements = t->elements[t->computed][m];
         if (!elements) continue;

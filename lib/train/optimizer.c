@@ -3,7 +3,7 @@
 #include <math.h>
 #include <string.h>
 
-#include "world.h"
+#include "trainer.h"
 
 static const char head_prefix[] = "mlp_head.";
 
@@ -100,6 +100,15 @@ double cavmae__schedule(const cavmae__options *o, int64_t update) {
         lr = o->min_lr + (lr - o->min_lr) * 0.5 * (1 + cos(3.141592653589793 * fmin(part, 1)));
     }
     return update <= o->warmup_steps ? lr * (double)update / (double)o->warmup_steps : lr;
+}
+
+uint64_t cavmae__optimizer_hash(const cavmae_optimizer *optimizer) {
+    const cavmae__options *o = &optimizer->options;
+    const double numbers[] = {cavmae_optimizer_lr(optimizer), o->beta1, o->beta2, o->adam_eps, (double)o->optimizer};
+    uint64_t h = cavmae__hash(0xcbf29ce484222325u, &optimizer->updates, sizeof optimizer->updates);
+    h = cavmae__hash(h, numbers, sizeof numbers);
+    h = cavmae__hash(h, optimizer->groups, (size_t)optimizer->model->list.count * sizeof *optimizer->groups);
+    return h ^ h >> 32;
 }
 
 static int same_group(const cavmae__group *a, const cavmae__group *b) {

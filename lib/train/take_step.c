@@ -61,8 +61,8 @@ static cavmae_status add_totals(const cavmae__work *work) {
         .kind = CAVMAE__ALL_REDUCE, .dtype = CAVMAE_FLOAT64, .data = t->network->totals, .count = CAVMAE__TOTALS};
     if (!t->world) return CAVMAE_OK;
     if (work->backward)
-        snprintf(c.what, sizeof c.what, "step %lld of %d clips, update %d", (long long)t->step + 1, (int)t->world_count,
-                 work->update);
+        snprintf(c.what, sizeof c.what, "step %lld of %d clips, update %d, optimizer %x", (long long)t->step + 1,
+                 (int)t->world_count, work->update, (unsigned)cavmae__optimizer_hash(t->optimizer));
     else
         snprintf(c.what, sizeof c.what, "step of evaluation %lld of %d clips",
                  (long long)(work->evaluation - evaluation_draws), (int)t->world_count);
