@@ -391,8 +391,8 @@ CAVMAE_API cavmae_status cavmae_config_check(const cavmae_config *config) CAVMAE
  * Calls marked "collective" are made by every rank, in the same order. Before anything is exchanged ranks compare what
  * each is about to do, and a failure here is told to all of them: PEER names the rank, what it did, and what was expected.
  * A rank that is not heard of within `timeout` makes the others fail with PEER, too; the world is then broken, and every
- * call on it fails in the same way. Where a GPU's work was cut off so, the model's parameters are undefined: go on from a
- * checkpoint.
+ * call on it fails in the same way. Where an update was cut off so (on a GPU, or with shard_optimizer), the model's
+ * parameters are undefined: go on from a checkpoint.
  *
  * How ranks find one another is the program's business, as are their numbers: examples/lib/open_world.h reads what torchrun,
  * Slurm and mpirun say. */
@@ -1004,7 +1004,8 @@ CAVMAE_API cavmae_status cavmae_pack_info(cavmae_context *context, const char *p
                                           cavmae_pack_report *out) CAVMAE_CHECKED;
 
 /* A checkpoint is a model file that also holds optimizer, step and the loader's place (loader may be NULL). Atomic. In a
- * world rank 0 writes it, with what the others hold, and all return when it is there; any world, or none, reads it. */
+ * world rank 0 writes it, with what the others hold, and all return when it is there, for which they wait up to 20 times
+ * the world's timeout; any world, or none, reads it. */
 CAVMAE_API cavmae_status cavmae_checkpoint_save(cavmae_trainer *trainer, const cavmae_loader *loader,
                                                 const char *path) CAVMAE_CHECKED;
 /* Into a trainer (and loader): with the same configuration and data training then goes on bit for bit; with another

@@ -120,9 +120,9 @@ static void test_shares(void) {
 
 /* A rank decodes its share and what it reads ahead of that, sound and picture of each clip, and nothing else. */
 static void test_reads_own(void) {
-    enum { READ_AHEAD = 4 }; /* samples, with one thread */
+    enum { READ_AHEAD = 2 * 5 + 4 }; /* with one thread, and one batch in the queue beside the one that is made */
     ranks all = open_ranks(5, write_manifest("own.json", 25, 0), NULL,
-                           (const char *[]){"batch", "25", "loader_threads", "1", NULL});
+                           (const char *[]){"batch", "25", "loader_threads", "1", "queue", "1", NULL});
     decoded = 0;
     const cavmae_batch *batch = next(all.loaders[4]);
     CHECK(batch && batch->count == 5);

@@ -447,6 +447,69 @@ static void test_failing_steps(void) {
     CHECK(strstr(f.error[0][2], "audio of the batch"));
 }
 
+typedef struct misfit {
+    cavmae_status status[3][4];
+    char error[3][4][512];
+} misfit;
+
+static void note(misfit *m, int32_t rank, int what, cavmae_status status) {
+    m->status[rank][what] = status;
+    snprintf(m->error[rank][what], sizeof m->error[rank][what], "%s", status ? cavmae_last_error() : "");
+}
+
+/* Rank 1's model is another one: no trainer is made, and then one is. Its optimizer has a group of its own: no step is
+ * taken. Its batch has no masked token of a picture, as nobody's: no step either; as others have: it is. */
+static void misfit_in_turn(cavmae_world *world, cavmae_context *context, int32_t rank, void *arg) {
+    misfit *m = arg;
+    cavmae_config *config = NULL, *other = NULL;
+    cavmae_model *model = NULL, *wrong = NULL;
+    cavmae_optimizer *optimizer = NULL;
+    cavmae_trainer *trainer = NULL;
+    const plan p = with(&even, "contrast_scope=global");
+    uint8_t sound[MOST_CLIPS * 8], pictures[MOST_CLIPS * 9];
+    if (cavmae_config_create(context, "tiny", &config) || set_all(config, p.settings) ||
+        cavmae_config_set_world(config, world) || cavmae_config_clone(config, &other) ||
+        cavmae_config_set(other, "decoder_dim", "24") || cavmae_model_create(config, &model) ||
+        cavmae_model_create(other, &wrong))
+        exit(1);
+    note(m, rank, 0, cavmae_trainer_create(rank == 1 ? wrong : model, NULL, config, &trainer));
+    for (int again = 0; again < 2; again++) {
+        if (cavmae_optimizer_create(model, config, &optimizer)) exit(1);
+        if (!again && rank == 1 && cavmae_optimizer_group(optimizer, "blocks_a", 0.5, 0)) exit(1);
+        if (cavmae_trainer_create(model, optimizer, config, &trainer)) exit(1);
+        for (int step = again; step < 1 + 2 * again; step++) {
+            tiny_inputs in;
+            cavmae_batch batch;
+            cavmae_step_result r = {.struct_size = sizeof r};
+            make_share(&p, config, 0, rank, 3, &in, NULL, &batch);
+            for (int i = 0; i < MOST_CLIPS * 8; i++) sound[i] = (uint8_t)(i % 2);
+            for (int i = 0; i < MOST_CLIPS * 9; i++) pictures[i] = (uint8_t)(step == 2 && rank != 1 && i % 3 == 0);
+            if (again) batch.mask_a = sound, batch.mask_v = pictures;
+            note(m, rank, 1 + step, cavmae_pretrain_step(trainer, &batch, &r));
+            tiny_release(&in);
+        }
+        cavmae_trainer_free(trainer);
+        cavmae_optimizer_free(optimizer);
+    }
+    cavmae_model_free(wrong);
+    cavmae_model_free(model);
+    cavmae_config_free(other);
+    cavmae_config_free(config);
+}
+
+static void test_misfits(void) {
+    static misfit m;
+    run_ranks(3, NULL, misfit_in_turn, &m);
+    CHECK(m.status[1][0] == CAVMAE_E_MISMATCH && strstr(m.error[1][0], "decoder_dim"));
+    for (int rank = 0; rank < 3; rank++) {
+        if (rank != 1) CHECK(m.status[rank][0] == CAVMAE_E_PEER && strstr(m.error[rank][0], "rank 1 failed: trainer"));
+        CHECK(m.status[rank][1] == CAVMAE_E_PEER && strstr(m.error[rank][1], "rank 1 is at") &&
+              strstr(m.error[rank][1], "optimizer"));
+        CHECK(m.status[rank][2] == CAVMAE_E_NOT_FINITE && strstr(m.error[rank][2], "no visual token of any rank"));
+        if (!CHECK(m.status[rank][3] == CAVMAE_OK)) printf("  %s\n", m.error[rank][3]);
+    }
+}
+
 /* On a GPU a failure ends the world; everybody knows. */
 static void test_failing_on_gpus(void) {
     static faults f;
@@ -505,6 +568,7 @@ int main(void) {
         test_other_configs();
         test_unwritable();
         test_failing_steps();
+        test_misfits();
     }
     unlink(in_directory("checkpoint"));
     rmdir(directory);

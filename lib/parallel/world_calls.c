@@ -156,6 +156,8 @@ void cavmae_world_fail(cavmae_world *world, const char *sentence) {
         cavmae__world_break(world, broken);
         while (!world->broken) pthread_cond_wait(&world->idle, &world->lock);
     }
+    /* Whoever is told of a failure gives memory up that a call of the carrier may still use. */
+    if (world->breaking && !world->on_device) cavmae__world_await(world, 1);
     pthread_mutex_unlock(&world->lock);
     if (known || world->on_device) return;
     /* Until the others know: a program that ends now would leave them with a carrier that breaks. */

@@ -26,6 +26,7 @@ static cavmae_status check_share(cavmae_trainer *t, const cavmae_batch *batch) {
 cavmae_status cavmae__trainer_check(cavmae_trainer *trainer, const cavmae_batch *batch) {
     static const char *const names[] = {"audio", "image"};
     const cavmae__options *o = &trainer->options;
+    if (batch->reserved) return cavmae__fail(CAVMAE_E_ARG, "batch: reserved is %d, not 0", batch->reserved);
     CAVMAE__TRY(check_share(trainer, batch));
     if (batch->frames > 1)
         return cavmae__fail(CAVMAE_E_ARG, "batch: %d frames of each clip; training takes one", batch->frames);

@@ -113,8 +113,11 @@ static cavmae_status save(cavmae_trainer *t, const cavmae_loader *loader, const 
     flat_set sets[3];
     float *whole[3] = {NULL, NULL, NULL};
     cavmae_status status = CAVMAE_OK;
+    if (!path) return cavmae__fail(CAVMAE_E_ARG, "checkpoint: path is NULL");
+    if (!t->optimizer)
+        return cavmae__fail(CAVMAE_E_STATE,
+                            "checkpoint: the trainer has no optimizer; cavmae_model_save writes a model");
     CAVMAE__TRY(cavmae__trainer_finish(t));
-    if (t->world) cavmae__world_new_step(t->world);
     const int set_count = find_sets(t, t->accumulated, sets);
     CAVMAE__TRY_OUT(collect_sets(t, sets, set_count, whole));
     if (cavmae_world_rank(t->world) == 0) CAVMAE__TRY_OUT(write_checkpoint(t, loader, sets, set_count, path));
@@ -126,11 +129,9 @@ out:
 }
 
 cavmae_status cavmae_checkpoint_save(cavmae_trainer *t, const cavmae_loader *loader, const char *path) {
-    if (!t || !path) return cavmae__fail(CAVMAE_E_ARG, "checkpoint: trainer or path is NULL");
-    if (!t->optimizer)
-        return cavmae__fail(CAVMAE_E_STATE,
-                            "checkpoint: the trainer has no optimizer; cavmae_model_save writes a model");
-    return cavmae__trainer_told(t, save(t, loader, path));
+    if (!t) return cavmae__fail(CAVMAE_E_ARG, "checkpoint: trainer is NULL");
+    cavmae__world_new_step(t->world);
+    return cavmae__world_told(t->world, save(t, loader, path));
 }
 
 static cavmae_status read_state(const char *path, const char *text, training_state *state) {
@@ -224,8 +225,11 @@ static cavmae_status load(cavmae_trainer *t, cavmae_loader *loader, const char *
     cavmae_safetensors *file;
     training_state state;
     flat_set sets[3];
+    if (!path) return cavmae__fail(CAVMAE_E_ARG, "checkpoint: path is NULL");
+    if (!t->optimizer)
+        return cavmae__fail(CAVMAE_E_STATE,
+                            "checkpoint: the trainer has no optimizer; cavmae_model_load reads the model");
     CAVMAE__TRY(cavmae__trainer_finish(t));
-    if (t->world) cavmae__world_new_step(t->world);
     CAVMAE__TRY(cavmae_safetensors_open(t->model->context, path, &file));
     cavmae_status status = CAVMAE_OK;
     const char *json = cavmae_safetensors_metadata(file, training_key);
@@ -251,7 +255,10 @@ static cavmae_status load(cavmae_trainer *t, cavmae_loader *loader, const char *
     t->generation++; /* what has a gradient is not what it was when steps were recorded */
     if (t->exchange) memcpy(t->has_gradient, t->exchange->known_gradients, (size_t)t->model->list.count);
     char what[64];
-    snprintf(what, sizeof what, "checkpoint of step %" PRId64 " read", state.step);
+    /* Ranks may read files of their own: they must be the same, and checksums of the tensors say so. */
+    const char *sums = cavmae_safetensors_metadata(file, "crc32");
+    const uint64_t hash = cavmae__hash(0xcbf29ce484222325u, sums ? sums : "", sums ? strlen(sums) : 0);
+    snprintf(what, sizeof what, "checkpoint of step %" PRId64 " read, %08x", state.step, (unsigned)(hash ^ hash >> 32));
     CAVMAE__TRY_OUT(wait_for_all(t, what));
 out:
     cavmae_safetensors_free(file);
@@ -259,9 +266,7 @@ out:
 }
 
 cavmae_status cavmae_checkpoint_load(cavmae_trainer *t, cavmae_loader *loader, const char *path) {
-    if (!t || !path) return cavmae__fail(CAVMAE_E_ARG, "checkpoint: trainer or path is NULL");
-    if (!t->optimizer)
-        return cavmae__fail(CAVMAE_E_STATE,
-                            "checkpoint: the trainer has no optimizer; cavmae_model_load reads the model");
-    return cavmae__trainer_told(t, load(t, loader, path));
+    if (!t) return cavmae__fail(CAVMAE_E_ARG, "checkpoint: trainer is NULL");
+    cavmae__world_new_step(t->world);
+    return cavmae__world_told(t->world, load(t, loader, path));
 }

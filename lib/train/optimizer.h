@@ -29,8 +29,9 @@ double cavmae__schedule(const cavmae__options *options, int64_t update);
 /* Of all that the next update makes of a gradient: ranks whose numbers differ would not have the same parameters. */
 uint64_t cavmae__optimizer_hash(const cavmae_optimizer *optimizer);
 
-/* One update from a gradient that is laid out as the pieces say; only parameters that have one are touched, as torch does with grad None. What `adam`
- * says of an update's numbers, its guard and its norm holds for all; the caller counts the update. */
+/* One update from a gradient that is laid out as the pieces say; only parameters that have one are touched, as torch does
+ * with grad None. What `adam` says of an update's numbers, its guard and its norm holds for all; the caller counts the
+ * update. */
 cavmae_status cavmae__optimizer_update(cavmae_optimizer *optimizer, const float *gradients, const uint8_t *has_gradient,
                                        const cavmae__adam *adam);
 

@@ -246,9 +246,9 @@ static cavmae_status take_step(cavmae_trainer *trainer, const cavmae_batch *batc
     cavmae_step_result r;
     cavmae_status status = CAVMAE_OK;
     if (!trainer) return cavmae__fail(CAVMAE_E_ARG, "trainer is NULL");
+    cavmae__world_new_step(trainer->world);
     if (!trainer->optimizer)
-        return cavmae__fail(CAVMAE_E_STATE, "trainer: made without an optimizer, it only evaluates");
-    if (trainer->world) cavmae__world_new_step(trainer->world);
+        CAVMAE__TRY_OUT(cavmae__fail(CAVMAE_E_STATE, "trainer: made without an optimizer, it only evaluates"));
     CAVMAE__TRY_OUT(read_arguments(trainer, batch, head, result, &own));
     cavmae__work work = {.trainer = trainer, .batch = &own, .count = own.count, .backward = 1};
     CAVMAE__TRY_OUT(start(&work));
@@ -262,7 +262,7 @@ out:
         if (before != CAVMAE_OK) status = before;
     }
     trainer->accumulated = 0;
-    return cavmae__trainer_told(trainer, status);
+    return cavmae__world_told(trainer->world, status);
 }
 
 static cavmae_status evaluate(cavmae_trainer *trainer, const cavmae_batch *batch, int64_t batch_number, int head,
@@ -270,13 +270,13 @@ static cavmae_status evaluate(cavmae_trainer *trainer, const cavmae_batch *batch
     cavmae_batch own;
     cavmae_step_result r;
     if (!trainer) return cavmae__fail(CAVMAE_E_ARG, "trainer is NULL");
-    if (trainer->world) cavmae__world_new_step(trainer->world);
+    cavmae__world_new_step(trainer->world);
     cavmae_status status = read_arguments(trainer, batch, head, result, &own);
     cavmae__work work = {
         .trainer = trainer, .batch = &own, .count = own.count, .evaluation = evaluation_draws + (uint64_t)batch_number};
     if (status == CAVMAE_OK) status = start(&work);
     if (status == CAVMAE_OK) status = read_result(trainer, &r);
-    if (status != CAVMAE_OK) return cavmae__trainer_told(trainer, status);
+    if (status != CAVMAE_OK) return cavmae__world_told(trainer->world, status);
     return result ? cavmae__record_out(result, &r, sizeof r) : CAVMAE_OK;
 }
 

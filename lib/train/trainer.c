@@ -123,10 +123,12 @@ static cavmae_status allocate(cavmae_trainer *t) {
 
 /* ---- In a world ---- */
 
-cavmae_status cavmae__trainer_told(cavmae_trainer *t, cavmae_status status) {
+enum { CREATION_STEPS = 2 };
+
+cavmae_status cavmae__world_told(cavmae_world *world, cavmae_status status) {
     /* What the numbers themselves are is the same everywhere, and so is what ended them; peers know of their own. */
-    if (t->world && status != CAVMAE_OK && status != CAVMAE_E_PEER && status != CAVMAE_E_NOT_FINITE)
-        cavmae_world_fail(t->world, cavmae_last_error());
+    if (status != CAVMAE_OK && status != CAVMAE_E_PEER && status != CAVMAE_E_NOT_FINITE)
+        cavmae_world_fail(world, cavmae_last_error());
     return status;
 }
 
@@ -170,7 +172,7 @@ static cavmae_status compare_keys(const cavmae_config *own, const cavmae_config 
 }
 
 /* All ranks must train in the same way: rank 0 shows its configuration. */
-static cavmae_status compare_configs(cavmae_trainer *t, const cavmae_config *config) {
+static cavmae_status compare_configs(cavmae_trainer *t, const cavmae_config *config, int *steps) {
     cavmae_context *context = t->model->context;
     char *own = NULL, *first = NULL;
     cavmae_config *theirs = NULL;
@@ -179,9 +181,11 @@ static cavmae_status compare_configs(cavmae_trainer *t, const cavmae_config *con
     CAVMAE__TRY_OUT(status);
     size = (int64_t)strlen(own) + 1;
     CAVMAE__TRY_OUT(cavmae_world_broadcast(t->world, &size, sizeof size, 0));
+    ++*steps;
     CAVMAE__TRY_OUT(CAVMAE__NEW(context, &first, size));
     if (cavmae_world_rank(t->world) == 0) memcpy(first, own, (size_t)size);
     CAVMAE__TRY_OUT(cavmae_world_broadcast(t->world, first, (size_t)size, 0));
+    ++*steps;
     CAVMAE__TRY_OUT(cavmae__config_from_json(context, first, &theirs));
     CAVMAE__TRY_OUT(compare_keys(config, theirs, cavmae_world_rank(t->world)));
 out:
@@ -200,13 +204,14 @@ static cavmae_status share_parameters(const cavmae_trainer *t) {
     return t->optimizer ? cavmae__world_run(t->world, &c) : CAVMAE_OK;
 }
 
-/* Failing too late costs the others nothing but the next collective's answer: all of a rank's own work is done here. */
-static cavmae_status join_world(cavmae_trainer *t, const cavmae_config *config) {
+/* All of a rank's own work is done before. *steps: of the world, which each of the program's calls is (CREATION_STEPS). */
+static cavmae_status join_world(cavmae_trainer *t, const cavmae_config *config, int *steps) {
+    const cavmae__collective all = {.kind = CAVMAE__BARRIER, .what = "trainers made"};
     if (!t->world) return CAVMAE_OK;
-    cavmae__world_new_step(t->world);
-    CAVMAE__TRY(compare_configs(t, config));
+    CAVMAE__TRY(compare_configs(t, config, steps));
     CAVMAE__TRY(share_parameters(t));
     if (t->exchange) CAVMAE__TRY(cavmae__trainer_rehearse(t));
+    CAVMAE__TRY(cavmae__world_run(t->world, &all));
     CAVMAE__TRY(cavmae__world_check(t->world));
     if (t->extent.pool && !t->options.classes && cavmae_world_rank(t->world) == 0)
         cavmae__log(t->model->context, CAVMAE_LOG_INFO, "world of %d ranks over %s: a clip is contrasted with %d",
@@ -233,8 +238,8 @@ static cavmae_status find_extent(cavmae_trainer *t) {
     return CAVMAE_OK;
 }
 
-cavmae_status cavmae_trainer_create(cavmae_model *model, cavmae_optimizer *optimizer, const cavmae_config *config,
-                                    cavmae_trainer **out) {
+static cavmae_status create(cavmae_model *model, cavmae_optimizer *optimizer, const cavmae_config *config, int *steps,
+                            cavmae_trainer **out) {
     if (!model || !out) return cavmae__fail(CAVMAE_E_ARG, "trainer: model or out is NULL");
     if (optimizer && cavmae__context_choices(model->context).matmul == CAVMAE__MATMUL_FP8)
         return cavmae__fail(CAVMAE_E_UNSUPPORTED, "trainer: the context's matmul is \"fp8\", which only embeds");
@@ -261,11 +266,20 @@ cavmae_status cavmae_trainer_create(cavmae_model *model, cavmae_optimizer *optim
         const cavmae__extent extent = trainer->extent;
         CAVMAE__TRY_OUT(cavmae__trainer_reserve(trainer, &extent));
     }
-    CAVMAE__TRY_OUT(join_world(trainer, config));
+    CAVMAE__TRY_OUT(join_world(trainer, config, steps));
     *out = trainer;
     return CAVMAE_OK;
 out:
-    (void)cavmae__trainer_told(trainer, status);
     cavmae_trainer_free(trainer);
     return status;
+}
+
+cavmae_status cavmae_trainer_create(cavmae_model *model, cavmae_optimizer *optimizer, const cavmae_config *config,
+                                    cavmae_trainer **out) {
+    cavmae_world *world = config ? cavmae__config_world(config) : NULL;
+    int steps = 0;
+    const cavmae_status status = create(model, optimizer, config, &steps, out);
+    /* The others wait in the next broadcast, or after the last one. */
+    if (status != CAVMAE_OK && status != CAVMAE_E_PEER && steps < CREATION_STEPS) cavmae__world_new_step(world);
+    return cavmae__world_told(world, status);
 }

@@ -114,7 +114,7 @@ cavmae_status cavmae__stand_in_create(cavmae_trainer *trainer, cavmae_batch *out
 cavmae_status cavmae__trainer_rehearse(cavmae_trainer *trainer);
 
 /* A failure of a collective call is told to the other ranks; gives it back. */
-cavmae_status cavmae__trainer_told(cavmae_trainer *trainer, cavmae_status status);
+cavmae_status cavmae__world_told(cavmae_world *world, cavmae_status status);
 
 /* Waits for the step under way, if there is one; fails as it did. */
 cavmae_status cavmae__trainer_finish(cavmae_trainer *trainer);
