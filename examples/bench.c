@@ -1,6 +1,6 @@
 /* cavmae-bench: measures one case, and prints one JSON line: the median of --steps runs after one to warm up.
  *
- *   pretrain      training steps, samples are clips
+ *   pretrain      training steps, samples are clips; with --world in the ranks that a launcher started
  *   embed         audio and visual embeddings of pairs, no masking
  *   embed_audio   audio embeddings alone
  *   finetune      fine-tuning steps of a model with a head for 527 classes
@@ -21,11 +21,12 @@
 #include <sys/resource.h>
 #include <unistd.h>
 
-#include "program.h"
+#include "open_world.h"
 
 typedef struct bench {
     cavmae_context *context;
     cavmae_config *config;
+    world_options world;
     int32_t batch, steps, rows;
     double flops, bytes; /* of one step; 0: not known */
     double *seconds;     /* [steps] */
@@ -139,10 +140,13 @@ static void bench_pretrain(bench *b) {
     cavmae_optimizer *optimizer;
     pretrain_state s;
     check(cavmae_config_set_i64(b->config, CAVMAE_P_BATCH, b->batch));
+    check(cavmae_config_set_world(b->config, b->world.world));
     check(cavmae_model_create(b->config, &model));
     check(cavmae_optimizer_create(model, b->config, &optimizer));
     check(cavmae_trainer_create(model, optimizer, b->config, &s.trainer));
     s.batch = random_batch(b, 1, 1);
+    s.batch.world_count = b->batch;
+    s.batch.count = b->batch * (b->world.rank + 1) / b->world.size - b->batch * b->world.rank / b->world.size;
     b->flops = b->batch * pretrain_flops(b);
     measure(b, pretrain_step, &s);
     free_batch(&s.batch);
@@ -331,10 +335,11 @@ static void print_result(const bench *b, const char *task) {
     qsort(b->seconds, (size_t)b->steps, sizeof *b->seconds, compare_doubles);
     double median = 0.5 * (b->seconds[b->steps / 2] + b->seconds[(b->steps - 1) / 2]);
     printf("{\"library\": \"cavmae %s\", \"task\": \"%s\", \"device\": \"%s\", \"dtype\": \"%s\", \"batch\": %d, "
-           "\"threads\": %d, "
+           "\"threads\": %d, \"ranks\": %d, "
            "\"steps\": %d, \"seconds\": %.6g, \"samples_per_second\": %.6g, \"peak_bytes\": %lld",
            cavmae_version_string(), task, cavmae_context_device(b->context), dtype, (int)b->batch,
-           (int)cavmae_context_threads(b->context), (int)b->steps, median, b->batch / median, usage.ru_maxrss * 1024LL);
+           (int)cavmae_context_threads(b->context), (int)b->world.size, (int)b->steps, median, b->batch / median,
+           usage.ru_maxrss * 1024LL);
     if (b->flops > 0) printf(", \"gflops_per_second\": %.6g", b->flops / median / 1e9);
     if (b->bytes > 0) printf(", \"gbytes_per_second\": %.6g", b->bytes / median / 1e9);
     printf("}\n");
@@ -371,11 +376,12 @@ int main(int argc, char **argv) {
         {.name = "--preset", .value = "P", .help = "base, tiny or a recipe (base)", .text = &preset},
         {.name = "--set", .value = "key=value", .help = "changes to the preset", .list = &settings},
         {.name = "--dtype", .value = "T", .help = "float32 or bfloat16 (float32)", .text = &dtype},
-        {.name = "--batch", .value = "N", .help = "samples in a step (4)", .number = &b.batch},
+        {.name = "--batch", .value = "N", .help = "samples in a step, of all ranks together (4)", .number = &b.batch},
         {.name = "--steps", .value = "N", .help = "steps measured (5)", .number = &b.steps},
         {.name = "--rows", .value = "N", .help = "of the index (1000000)", .number = &b.rows},
         {.name = "--threads", .value = "N", .help = "0: one for each CPU (0)", .number = &threads},
         {.name = "--device", .value = "D", .help = DEVICE_HELP, .text = &device},
+        WORLD_OPTIONS(b.world),
         {0}};
     read_options(argc, argv, "measures one case", options);
     if (!name) die("--case is needed");
@@ -385,14 +391,18 @@ int main(int argc, char **argv) {
     if (i == sizeof cases / sizeof *cases) die("no such case: %s", name);
     if (b.batch < 1 || b.steps < 1 || b.rows < 1) die("--batch, --steps and --rows must be at least 1");
 
-    b.context = open_context(device, threads, NULL);
+    if (b.world.kind && strcmp(name, "pretrain") != 0) die("--world goes with --case pretrain");
+
+    b.context = open_context_in(&b.world, device, threads, NULL);
+    open_world(&b.world, b.context, NULL);
     b.config = open_config(b.context, preset, &settings);
     check(cavmae_config_set_str(b.config, CAVMAE_P_DTYPE, dtype));
     cases[i].run(&b);
-    print_result(&b, name);
+    if (b.world.rank == 0) print_result(&b, name);
     free(b.seconds);
     free(settings.word);
     cavmae_config_free(b.config);
+    close_world(&b.world);
     cavmae_context_free(b.context);
     return 0;
 }

@@ -33,8 +33,8 @@ typedef struct run {
 
 static void show_step(run *r, const cavmae_step_result *s, int64_t epoch, int32_t last) {
     show_progress(&r->pace, last, epoch, r->epochs, s->step, r->epochs * cavmae_loader_batches(r->loader),
-                  "loss %.4f (audio %.4f, visual %.4f, contrast %.4f, matched %.0f %%)", s->loss, s->loss_mae_a,
-                  s->loss_mae_v, s->loss_c, 100 * s->accuracy);
+                  "loss %.4f (audio %.4f, visual %.4f, contrast %.4f, matched %.0f %% among %" PRId64 ")", s->loss,
+                  s->loss_mae_a, s->loss_mae_v, s->loss_c, 100 * s->accuracy, s->pairs);
 }
 
 static void log_step(run *r, const cavmae_step_result *s, int64_t epoch) {
