@@ -31,7 +31,7 @@ $(BUILD)/.setup: .ci/setup.sh
 	@mkdir -p $(@D) && WITHOUT_ONEDNN=$(WITHOUT_ONEDNN) ./.ci/setup.sh build && touch $@
 $(BUILD)/.setup-check: .ci/setup.sh
 	@mkdir -p $(@D) && ./.ci/setup.sh check && touch $@
-ifeq ($(filter clean help uninstall,$(MAKECMDGOALS)),)
+ifeq ($(filter clean help uninstall dist,$(MAKECMDGOALS)),)
 include $(BUILD)/.setup
 endif
 
@@ -133,7 +133,7 @@ TEST_FILES := $(addprefix $(BUILD)/test/,$(UNIT_TESTS) $(PROGRAM_TESTS) $(FUZZ_T
 Q := $(if $(V),,@)
 say = $(if $(V),,@printf '  %-5s %s\n' $(1) $@)
 
-.PHONY: all cuda mpi check test-files cuda-test-files mpi-test-files unit asan tsan fuzz fuzz-files lint lint-quick demo bench reproduce install uninstall clean help FORCE
+.PHONY: all cuda mpi check test-files cuda-test-files mpi-test-files unit asan tsan fuzz fuzz-files lint lint-quick demo bench reproduce install uninstall dist wheel abi-check abi-baseline clean help FORCE
 .DELETE_ON_ERROR:
 .SECONDARY:
 .SUFFIXES:
@@ -475,24 +475,61 @@ reproduce: all
 
 # ---- Installing ----
 
-$(BUILD)/cavmae.pc: pkgconfig/cavmae.pc.in include/cavmae.h FORCE
-	@mkdir -p $(@D)
-	@sed -e 's|@PREFIX@|$(PREFIX)|' -e 's|@LIBDIR@|$(LIBDIR)|' -e 's|@INCLUDEDIR@|$(INCLUDEDIR)|' \
-	    -e 's|@VERSION@|$(VERSION)|' -e 's|@LIBS@|$(LIBS)|' $< > $@
+# pkg-config's and CMake's files say where things are relative to the prefix and to themselves, so that what is installed
+# may be moved.
+CMAKEDIR := $(LIBDIR)/cmake/cavmae
+CMAKE_FILES := $(BUILD)/cavmaeConfig.cmake $(BUILD)/cavmaeConfigVersion.cmake
+from_prefix = $(patsubst $(PREFIX)/%,$${prefix}/%,$(1))
+from_cmakedir = $(shell realpath -ms --relative-to='$(CMAKEDIR)' '$(1)')
+fill = @mkdir -p $(@D) && sed -e 's|@PREFIX@|$(PREFIX)|' -e 's|@LIBDIR@|$(call from_prefix,$(LIBDIR))|' \
+    -e 's|@INCLUDEDIR@|$(call from_prefix,$(INCLUDEDIR))|' -e 's|@VERSION@|$(VERSION)|' -e 's|@SOVERSION@|$(SOVERSION)|' \
+    -e 's|@REQUIRES@|samplerate zlib|' -e 's|@PRIVATE_LIBS@|$(filter-out -lsamplerate -lz,$(LIBS))|' \
+    -e 's|@SHARED@|$(notdir $(SHARED))|' -e 's|@LIB_FROM_HERE@|$(call from_cmakedir,$(LIBDIR))|' \
+    -e 's|@INCLUDE_FROM_HERE@|$(call from_cmakedir,$(INCLUDEDIR))|' \
+    -e 's|@LIBS@|$(subst $() ,;,$(strip $(LIBS:-l%=%)))|' -e "s|@POINTER_SIZE@|$$(echo __SIZEOF_POINTER__ | $(CC) -E -P -)|" \
+    $< > $@
 
-install: all $(BUILD)/cavmae.pc
-	install -d '$(DESTDIR)$(INCLUDEDIR)' '$(DESTDIR)$(LIBDIR)/pkgconfig' '$(DESTDIR)$(BINDIR)'
-	install -m 644 include/cavmae.h '$(DESTDIR)$(INCLUDEDIR)'
+$(BUILD)/cavmae.pc: pkgconfig/cavmae.pc.in include/cavmae.h FORCE
+	$(fill)
+$(CMAKE_FILES): $(BUILD)/%: pkgconfig/%.in include/cavmae.h FORCE
+	$(fill)
+
+install: all $(BUILD)/cavmae.pc $(CMAKE_FILES)
+	install -d '$(DESTDIR)$(INCLUDEDIR)' '$(DESTDIR)$(LIBDIR)/pkgconfig' '$(DESTDIR)$(CMAKEDIR)' '$(DESTDIR)$(BINDIR)'
+	install -m 644 include/cavmae.h bindings/cpp/cavmae.hpp '$(DESTDIR)$(INCLUDEDIR)'
 	install -m 755 $(SHARED) $(MEDIA) $(CUDA) $(MPI) '$(DESTDIR)$(LIBDIR)'
 	install -m 644 $(STATIC) '$(DESTDIR)$(LIBDIR)'
 	ln -sf $(notdir $(SHARED)) '$(DESTDIR)$(LIBDIR)/libcavmae.so'
 	install -m 644 $(BUILD)/cavmae.pc '$(DESTDIR)$(LIBDIR)/pkgconfig'
+	install -m 644 $(CMAKE_FILES) '$(DESTDIR)$(CMAKEDIR)'
 	$(if $(PROGRAM_FILES),install -m 755 $(PROGRAM_FILES) '$(DESTDIR)$(BINDIR)')
 
 uninstall:
-	rm -f '$(DESTDIR)$(INCLUDEDIR)/cavmae.h' '$(DESTDIR)$(LIBDIR)/pkgconfig/cavmae.pc' $(foreach file,$(notdir \
+	rm -f '$(DESTDIR)$(INCLUDEDIR)/cavmae.h' '$(DESTDIR)$(INCLUDEDIR)/cavmae.hpp' \
+	    '$(DESTDIR)$(LIBDIR)/pkgconfig/cavmae.pc' $(CMAKE_FILES:$(BUILD)/%='$(DESTDIR)$(CMAKEDIR)/%') $(foreach file,$(notdir \
 	    $(SHARED) $(STATIC) $(MEDIA) $(CUDA) $(MPI)) libcavmae.so,'$(DESTDIR)$(LIBDIR)/$(file)') \
 	    $(foreach file,$(notdir $(PROGRAM_FILES)),'$(DESTDIR)$(BINDIR)/$(file)')
+
+# The last commit's files, which build without git.
+dist:
+	@mkdir -p $(BUILD)
+	git archive --prefix=libcavmae-$(VERSION)/ -o $(BUILD)/libcavmae-$(VERSION).tar.gz HEAD
+
+# For Python, with the library in it, for any glibc machine: bindings/python.
+wheel:
+	@BUILD=$(BUILD) python3 bindings/python/build_backend.py wheel $(BUILD)/dist
+
+# ---- The ABI ----
+
+# docs/ABI.md says what is promised.
+abi-check: $(SHARED) $(STATIC) $(BUILD)/lib/libcavmae.so | $(BUILD)/.setup-check
+	@sh test/abi/symbols.sh
+	@sh test/abi/check.sh
+	@sh test/abi/breaks.sh
+
+# With a release: what later ones are compared with.
+abi-baseline: $(SHARED) | $(BUILD)/.setup-check
+	@sh test/abi/check.sh baseline
 
 clean:
 	rm -rf $(BUILD)
@@ -508,5 +545,7 @@ help:
 	@echo 'make demo bench train, search and show on synthetic scenes; measure'
 	@echo 'make reproduce  ask the questions of the paper on small models: docs/REPRODUCTION.md'
 	@echo 'make install    DESTDIR, PREFIX=$(PREFIX), LIBDIR, INCLUDEDIR, BINDIR; also: uninstall'
+	@echo 'make abi-check  exported names, records and constants against the last release: docs/ABI.md; also: abi-baseline'
+	@echo 'make dist wheel libcavmae-$(VERSION).tar.gz; a Python wheel, into $(BUILD)/dist'
 	@echo 'make clean      removes $(BUILD)/'
 	@sed -n 's/^#   \([A-Z]\)/  \1/p' Makefile

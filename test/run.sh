@@ -33,7 +33,12 @@ if [ "$mode" = check ]; then
     [ ! -f "$BUILD/test/mpi_worlds" ] || run mpi 180 bash test/mpi.sh
     run headers 60 sh test/headers.sh
     run symbols 60 sh test/abi/symbols.sh
+    run abi 60 sh test/abi/check.sh
+    run breaks 120 sh test/abi/breaks.sh
     run install 120 sh test/install/install.sh
+    run package 300 sh test/package.sh
+    run cpp 400 sh test/cpp.sh
+    run python 240 sh test/python.sh
     run readme 120 sh test/readme.sh
     run finetune 120 sh test/finetune.sh
     run world 300 bash test/world.sh
