@@ -4,6 +4,7 @@
 #define _GNU_SOURCE
 #include "rendezvous.h"
 
+#include <netdb.h>
 #include <poll.h>
 #include <pthread.h>
 #include <stdlib.h>
@@ -88,10 +89,26 @@ static int32_t rank_0_said(const char *phrase) {
     return strstr(text, phrase) != NULL;
 }
 
+/* A machine may be without IPv6, or a name for itself. */
+static int is_there(const char *place) {
+    char error[256];
+    int32_t port = 0;
+    struct addrinfo *found = NULL;
+    if (getaddrinfo(place, NULL, NULL, &found) != 0) return 0;
+    freeaddrinfo(found);
+    const int listener = listen_at(place, &port, error, sizeof error);
+    if (listener >= 0) close(listener);
+    return listener >= 0;
+}
+
 static void test_all_come(void) {
     static const char *const places[] = {"127.0.0.1", "::1", "localhost"};
     rank ranks[MOST];
     for (size_t p = 0; p < sizeof places / sizeof *places; p++) {
+        if (p > 0 && !is_there(places[p])) {
+            printf("%s is not there: no meeting at it\n", places[p]);
+            continue;
+        }
         for (int32_t size = 2; size <= MOST; size++) {
             const meeting m = meeting_at(places[p], size, 20);
             for (int32_t i = size - 1; i >= 0; i--) start(&ranks[i], &m, i); /* rank 0 last */
