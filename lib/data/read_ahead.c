@@ -3,9 +3,9 @@
  * Samples are numbered 0, 1, ... in the order of the epochs. A thread takes the next number and makes the sample in
  * its slot of a ring, so samples may become ready out of order. They are placed into batches in order, by whichever
  * thread finds the next one ready; only then is it known how many before it were broken, and so which row is theirs.
- * An epoch's end is a number too: a slot without a sample. In a world the numbers are those of this rank's shares; a broken
- * sample's row is filled with another one at once, so that no rank has to know of the others' to know its own share. Batches are a second ring, with room for `queue` of them
- * and the one that the caller holds. */
+ * An epoch's end is a number too: a slot without a sample. In a world the numbers are those of this rank's shares; a
+ * broken sample's row is filled with another one at once, so that no rank has to know of the others' to know its own
+ * share. Batches are a second ring, with room for `queue` of them and the one that the caller holds. */
 #define _POSIX_C_SOURCE 200809L
 #include <signal.h>
 #include <string.h>
