@@ -119,7 +119,8 @@ static __device__ double block_sum(softmax_shared *shared, double x) {
     return sum;
 }
 
-/* A block for each row of scores, which are cosines: `total` of them, of which number first_right + blockIdx.x is the right one's.
+/* A block for each row of scores, which are cosines: `total` of them, of which number first_right +
+ * blockIdx.x is the right one's.
  * In place, each thread its own elements: the scores, e = exp((score - largest) / temperature), and with_gradient the
  * gradient. */
 static __global__ void __launch_bounds__(THREADS)

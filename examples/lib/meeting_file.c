@@ -17,7 +17,8 @@ static void add_address(meeting_file *f, const char *address) {
         snprintf(f->address[f->addresses++], sizeof f->address[0], "%s", address);
 }
 
-/* loopback: those, or all others. Link-local addresses are left out: they mean something only together with the reader's own interface. */
+/* loopback: those, or all others. Link-local addresses are left out: they mean something only
+ * together with the reader's own interface. */
 static void add_interfaces(meeting_file *f, const struct ifaddrs *all, int32_t loopback) {
     for (const struct ifaddrs *i = all; i; i = i->ifa_next) {
         char host[256];
