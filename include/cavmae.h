@@ -15,7 +15,7 @@
  * f * (T/p) + t); Lv = (H/p)(W/p) visual tokens, row-major; D embedding width; P parameters' elements.
  * Arrays are C-contiguous and lie in host memory unless said otherwise.
  *
- * Handles are opaque and made by _create, _load or _open. _free takes NULL, returns nothing, and may be called in
+ * Handles. They are opaque and made by _create, _load or _open. _free takes NULL, returns nothing, and may be called in
  * any order: what an object needs of another it keeps alive by itself.
  *
  * Errors. Every call that can fail returns a cavmae_status: 0, or a negative number that never changes its
@@ -26,11 +26,17 @@
  *
  * Threads. Different objects may be used in different threads at the same time. One object may move between
  * threads but be used by one at a time, except where a function says "any thread": those may run at once on the
- * same object. A context's callbacks may be called from any thread that uses one of its objects, and log, alloc
- * and free also from its loaders' threads. They must not call back into an object of that context.
+ * same object. A context, and a config that nobody changes meanwhile, may be given to calls of any threads at once;
+ * only cavmae_context_free and _device_info want a context alone. A context's callbacks may be called from any thread
+ * that uses one of its objects, and log, alloc and free also from its loaders' threads. They must not call back into an
+ * object of that context.
  *
- * Records (structs whose first field is struct_size) are set to sizeof by the caller; fields that the caller
- * did not know are taken as zero, and zero always means the default. They only grow at the end.
+ * Records. Structs whose first field is struct_size, which the caller sets to sizeof; fields that the caller did not
+ * know are taken as zero, and zero always means the default. They only grow at the end.
+ *
+ * Device memory. Where a comment says so, a pointer may also be to memory of the CUDA device that the context uses. It is
+ * read and written after all that was queued before the call on the device's default stream, and when the call returns
+ * that is done. Memory of another device is ARG; with a context on the CPU it must not be passed.
  *
  * "Since" names the first version with a declaration; those without are there since 1.0.
  */
@@ -120,7 +126,7 @@ typedef struct cavmae_context_options {
     void *log_user;
     int32_t log_level; /* CAVMAE_LOG_*; 0: CAVMAE_LOG_WARNING */
     int32_t reserved;  /* 0 */
-    /* Asked between layers and files; non-zero ends the call with CAVMAE_E_CANCELLED. */
+    /* Asked between layers, files and pieces of sound; non-zero ends the call with CAVMAE_E_CANCELLED. */
     int32_t (*cancel)(void *user);
     void *cancel_user;
     /* How far a long call has come: `done` of `total` (0: unknown) of `what`, in English. */
@@ -154,6 +160,7 @@ CAVMAE_API const char *cavmae_context_device(const cavmae_context *context);
  * libraries, and how attention of each shape seen so far is computed. Lives until the next call or the context's end.
  * One thread at a time. */
 CAVMAE_API cavmae_status cavmae_context_device_info(cavmae_context *context, const char **out) CAVMAE_CHECKED;
+/* Working threads, the caller's own included: what `threads` said or 0 came to. Any thread. */
 CAVMAE_API int32_t cavmae_context_threads(const cavmae_context *context);
 
 /* ---- Configuration --------------------------------------------------------------------------------------- */
@@ -247,6 +254,7 @@ typedef struct cavmae_config cavmae_config;
     312 /* modality_dropout: probability that training shows a clip with one modality only, either at equal odds,
          * through that modality's own stream. Mode multimodal only. 0 */
 
+/* Objective of a world's ranks. */
 #define CAVMAE_P_CONTRAST_SCOPE                                                                                        \
     313 /* contrast_scope: what a clip is contrasted with: "local", its shard of the batch (the paper: 27 clips on each
          * of 4 GPUs), or "global", the batch of the whole world, with exact gradients */
@@ -270,7 +278,8 @@ typedef struct cavmae_config cavmae_config;
 #define CAVMAE_P_ACCUMULATE 407   /* accumulate: batches whose mean gradient makes one update. 1 */
 #define CAVMAE_P_RECOMPUTE                                                                                             \
     408 /* recompute: what is computed again going back instead of being kept: 1: of each layer all but
-                                    * its input (a third less, a third slower); 2: GELU's outputs (a fifth less). 0 */
+                                    * its input (activations a fifth as large, steps a third slower); 2: GELU's
+                                    * outputs (activations a quarter smaller). 0 */
 #define CAVMAE_P_SCHEDULE                                                                                              \
     409                           /* schedule: "multistep" (lr * gamma ^ milestones passed; no milestones: constant)
                                     * or "cosine" */
@@ -347,6 +356,7 @@ CAVMAE_API cavmae_status cavmae_config_create(cavmae_context *context, const cha
  * "finetune-as20k", "finetune-as2m", "finetune-vggsound"; they set the head and trainable_pos too. milestones are
  * then epochs: set milestone_unit to an epoch's updates. NOT_FOUND lists the names. */
 CAVMAE_API cavmae_status cavmae_config_apply(cavmae_config *config, const char *recipe) CAVMAE_CHECKED;
+/* A copy, which shares nothing with it but the world. */
 CAVMAE_API cavmae_status cavmae_config_clone(const cavmae_config *config, cavmae_config **out) CAVMAE_CHECKED;
 CAVMAE_API void cavmae_config_free(cavmae_config *config);
 
@@ -425,7 +435,9 @@ typedef struct cavmae_collectives {
     /* receive [size, bytes] = each rank's send [bytes], which may be its row of receive. */
     cavmae_status (*all_gather)(void *user, const void *send, void *receive, int64_t bytes, char *error,
                                 size_t error_size);
+    /* data [bytes] of rank root, to all. */
     cavmae_status (*broadcast)(void *user, void *data, int64_t bytes, int32_t root, char *error, size_t error_size);
+    /* Returns when all ranks have called it. */
     cavmae_status (*barrier)(void *user, char *error, size_t error_size);
     /* From another thread: the call under way and all later ones return soon, with a failure. NULL: a call that never
      * returns is left behind, with its thread; the memory that it was given must stay. */
@@ -507,11 +519,12 @@ CAVMAE_API cavmae_status cavmae_tensor_wrap(cavmae_context *context, void *data,
                                             const int64_t *shape, void (*release)(void *user), void *user,
                                             cavmae_tensor **out) CAVMAE_CHECKED;
 CAVMAE_API void cavmae_tensor_free(cavmae_tensor *tensor);
-CAVMAE_API void *cavmae_tensor_data(const cavmae_tensor *tensor);
-CAVMAE_API int32_t cavmae_tensor_dtype(const cavmae_tensor *tensor);
-CAVMAE_API int32_t cavmae_tensor_dims(const cavmae_tensor *tensor);
+/* Of a tensor. Any thread. */
+CAVMAE_API void *cavmae_tensor_data(const cavmae_tensor *tensor);    /* C-contiguous; lives as long as the tensor */
+CAVMAE_API int32_t cavmae_tensor_dtype(const cavmae_tensor *tensor); /* CAVMAE_FLOAT32, ... */
+CAVMAE_API int32_t cavmae_tensor_dims(const cavmae_tensor *tensor);  /* 0: a scalar */
 CAVMAE_API const int64_t *cavmae_tensor_shape(const cavmae_tensor *tensor); /* [dims], lives as long as the tensor */
-CAVMAE_API int64_t cavmae_tensor_elements(const cavmae_tensor *tensor);
+CAVMAE_API int64_t cavmae_tensor_elements(const cavmae_tensor *tensor);     /* the shape's product; of a scalar 1 */
 
 /* DLPack (dlpack.h, version 0.x struct DLManagedTensor), no copy in either direction. to: the receiver calls the
  * struct's deleter. from: takes the struct over, and calls its deleter when the tensor is freed; on failure
@@ -759,7 +772,8 @@ CAVMAE_API cavmae_status cavmae_memory_required(const cavmae_config *config, int
 
 typedef struct cavmae_batch {
     uint32_t struct_size;
-    int32_t count;               /* B */
+    int32_t count; /* B */
+    /* audio, image, pcm and pixels may lie in device memory. */
     const float *audio;          /* [B, T, F], prepared as the input contract says; NULL: no sound */
     const float *image;          /* [B, C, H, W], or [B, frames, C, H, W]; NULL: no pictures */
     const int32_t *audio_frames; /* [B] T of each clip, multiples of p; the clips' [T, F] then follow one another.
@@ -801,7 +815,7 @@ typedef struct cavmae_batch {
 
 /* What to compute: every pointer that is not NULL is the caller's memory, and is filled. With several frames in a clip
  * all but audio, audio_tokens and scores have a row for each frame: [B, N, ...]; features and logits in modes that look
- * at pictures. */
+ * at pictures. For cavmae_embed it may be device memory. */
 typedef struct cavmae_embedding {
     uint32_t struct_size;
     int32_t mode;         /* CAVMAE_MODE_* of features, logits and scores; 0: as the model's key mode says */
@@ -866,6 +880,7 @@ CAVMAE_API void cavmae_optimizer_free(cavmae_optimizer *optimizer);
  * call that fits a name counts. Before the first step. NOT_FOUND when no parameter's name does. */
 CAVMAE_API cavmae_status cavmae_optimizer_group(cavmae_optimizer *optimizer, const char *prefix, double lr_factor,
                                                 double weight_decay) CAVMAE_CHECKED;
+/* Updates made so far: a step that accumulates is none. */
 CAVMAE_API int64_t cavmae_optimizer_updates(const cavmae_optimizer *optimizer);
 CAVMAE_API double cavmae_optimizer_lr(const cavmae_optimizer *optimizer); /* of the next update */
 
@@ -974,8 +989,10 @@ CAVMAE_API int64_t cavmae_loader_count(const cavmae_loader *loader);   /* entrie
 CAVMAE_API int64_t cavmae_loader_batches(const cavmae_loader *loader); /* in an epoch without broken samples */
 CAVMAE_API int64_t cavmae_loader_epoch(const cavmae_loader *loader);   /* of the last batch, from 0 */
 CAVMAE_API int64_t cavmae_loader_broken(const cavmae_loader *loader);  /* samples skipped so far, by this loader */
-CAVMAE_API int32_t cavmae_loader_classes(const cavmae_loader *loader);
+CAVMAE_API int32_t cavmae_loader_classes(const cavmae_loader *loader); /* in the labels file; 0 without one */
+/* Its display name; NULL where there is no such class. Lives as long as the loader. */
 CAVMAE_API const char *cavmae_loader_class_name(const cavmae_loader *loader, int32_t index);
+/* What the manifest says of entry `index`, from 0, in its order. ARG: there is none. */
 CAVMAE_API cavmae_status cavmae_loader_item_at(cavmae_loader *loader, int64_t index,
                                                cavmae_loader_item *out) CAVMAE_CHECKED;
 
@@ -1089,12 +1106,13 @@ CAVMAE_API cavmae_status cavmae_index_create(cavmae_context *context, int32_t di
 CAVMAE_API void cavmae_index_free(cavmae_index *index);
 /* rows [count, dim], normalised on the way in; a row of zeros or with NaN is ARG. */
 CAVMAE_API cavmae_status cavmae_index_add(cavmae_index *index, const float *rows, int64_t count) CAVMAE_CHECKED;
-CAVMAE_API int64_t cavmae_index_count(const cavmae_index *index);
-CAVMAE_API int32_t cavmae_index_dim(const cavmae_index *index);
+CAVMAE_API int64_t cavmae_index_count(const cavmae_index *index); /* rows */
+CAVMAE_API int32_t cavmae_index_dim(const cavmae_index *index);   /* numbers in a row */
 /* queries [count, dim]; ids [count, k], scores [count, k] falling, equal scores by rising id; entries past the index's
  * count are -1 and -2. Any thread. */
 CAVMAE_API cavmae_status cavmae_index_search(cavmae_index *index, const float *queries, int64_t count, int32_t k,
                                              int64_t *ids, float *scores) CAVMAE_CHECKED;
+/* Atomic; rows as they are kept, normalised. */
 CAVMAE_API cavmae_status cavmae_index_save(const cavmae_index *index, const char *path) CAVMAE_CHECKED;
 /* Also of a manifest.json of cavmae-embed --shards: an index of all shards' rows, whose ids are the corpus' clips. Errors
  * name the shard; MISMATCH: it is not what the manifest says. */

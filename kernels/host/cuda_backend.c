@@ -71,6 +71,11 @@ static cavmae_status call_download(cavmae__backend *backend, void *host, const v
     LEAVE(cavmae__cuda_download(cuda, host, device, size));
 }
 
+static cavmae_status call_give(cavmae__backend *backend, void *to, const void *host, size_t size) {
+    ENTER(backend);
+    LEAVE(cavmae__cuda_give(cuda, to, host, size));
+}
+
 static cavmae_status call_zero(cavmae__backend *backend, void *device, size_t size) {
     ENTER(backend);
     LEAVE(size ? cavmae__cuda_check(backend, cudaMemsetAsync(device, 0, size, cavmae__cuda_stream(backend)), "zero")
@@ -153,6 +158,7 @@ static const cavmae__backend_ops cuda_ops = {
     .upload = call_upload,
     .upload_ahead = call_upload_ahead,
     .download = call_download,
+    .give = call_give,
     .zero = call_zero,
     .sync = call_sync,
     .workspace_size = workspace_size,

@@ -1,7 +1,8 @@
 /* Device memory comes from a pool of the context, so that what is freed is had again at once and goes back to the device
  * with the context. Copies pass through a ring of pinned pieces: the host's memory is free when an upload returns, and
  * the next piece is filled while the device fetches the one before. Downloads, which wait for the operations under way,
- * have a piece and a lock of their own: other threads' uploads go on meanwhile. */
+ * have a piece and a lock of their own: other threads' uploads go on meanwhile. What the caller has on the device already is
+ * copied there, after all that its owner queued on the default stream. */
 #include "cuda_memory.h"
 
 #include <string.h>
@@ -86,6 +87,35 @@ void cavmae__cuda_free(cavmae__cuda *cuda, void *memory) {
     if (memory) cudaFreeAsync(memory, cuda->stream);
 }
 
+/* *out: whether the caller's memory is the device's. Managed memory is the host's, too. */
+static cavmae_status is_on_device(const cavmae__cuda *cuda, const void *memory, int *out) {
+    struct cudaPointerAttributes found;
+    *out = 0;
+    if (cudaPointerGetAttributes(&found, memory) != cudaSuccess) {
+        cudaGetLastError(); /* the driver does not know it: the host's */
+        return CAVMAE_OK;
+    }
+    if (found.type != cudaMemoryTypeDevice) return CAVMAE_OK;
+    if (found.device != cuda->device)
+        return cuda->library->fail(CAVMAE_E_ARG, "memory at %p is device %d's, and the context uses device %d", memory,
+                                   found.device, cuda->device);
+    *out = 1;
+    return CAVMAE_OK;
+}
+
+/* What writes or reads the caller's device memory was queued on the default stream, or on one that it waits for. */
+static cudaError_t after_default_stream(cudaStream_t stream, cudaEvent_t event) {
+    const cudaError_t error = cudaEventRecord(event, cudaStreamLegacy);
+    return error == cudaSuccess ? cudaStreamWaitEvent(stream, event, 0) : error;
+}
+
+/* The caller may change or read either memory when this returns. */
+static cudaError_t copy_on_device(cudaStream_t stream, cudaEvent_t event, void *to, const void *from, size_t size) {
+    cudaError_t error = after_default_stream(stream, event);
+    if (error == cudaSuccess) error = cudaMemcpyAsync(to, from, size, cudaMemcpyDeviceToDevice, stream);
+    return error == cudaSuccess ? cudaStreamSynchronize(stream) : error;
+}
+
 /* A pinned piece that nothing uses any more. */
 static cudaError_t take_piece(cavmae__staging *s, int *piece) {
     *piece = s->next;
@@ -107,8 +137,11 @@ cavmae_status cavmae__cuda_upload(cavmae__cuda *cuda, void *device, const void *
     cavmae__staging *s = cuda->staging;
     const cudaStream_t stream = ahead ? cuda->copies : cuda->stream;
     cudaError_t error = cudaSuccess;
+    int there;
+    CAVMAE__TRY(is_on_device(cuda, host, &there));
     pthread_mutex_lock(&s->lock);
-    for (size_t done = 0, part; done < size && error == cudaSuccess; done += part) {
+    if (there) error = copy_on_device(stream, s->order, device, host, size);
+    for (size_t done = 0, part; !there && done < size && error == cudaSuccess; done += part) {
         part = size - done < piece_size ? size - done : piece_size;
         error = upload_piece(s, stream, (char *)device + done, (const char *)host + done, part);
     }
@@ -131,11 +164,29 @@ static cudaError_t download_piece(cavmae__cuda *cuda, void *host, const void *de
 
 cavmae_status cavmae__cuda_download(cavmae__cuda *cuda, void *host, const void *device, size_t size) {
     cudaError_t error = cudaSuccess;
+    int there;
+    CAVMAE__TRY(is_on_device(cuda, host, &there));
     pthread_mutex_lock(&cuda->staging->download_lock);
-    for (size_t done = 0, part; done < size && error == cudaSuccess; done += part) {
+    if (there) error = copy_on_device(cuda->stream, cuda->staging->used[PIECES], host, device, size);
+    for (size_t done = 0, part; !there && done < size && error == cudaSuccess; done += part) {
         part = size - done < piece_size ? size - done : piece_size;
         error = download_piece(cuda, (char *)host + done, (const char *)device + done, part);
     }
     pthread_mutex_unlock(&cuda->staging->download_lock);
     return cavmae__cuda_check(&cuda->base, error, "download");
+}
+
+cavmae_status cavmae__cuda_give(cavmae__cuda *cuda, void *to, const void *host, size_t size) {
+    int there;
+    CAVMAE__TRY(is_on_device(cuda, to, &there));
+    if (!there) {
+        memcpy(to, host, size);
+        return CAVMAE_OK;
+    }
+    pthread_mutex_lock(&cuda->staging->lock);
+    const cudaError_t error = after_default_stream(cuda->stream, cuda->staging->order);
+    pthread_mutex_unlock(&cuda->staging->lock);
+    CAVMAE__TRY(cavmae__cuda_check(&cuda->base, error, "waiting for the default stream"));
+    CAVMAE__TRY(cavmae__cuda_upload(cuda, to, host, size, 0));
+    return cavmae__cuda_check(&cuda->base, cudaStreamSynchronize(cuda->stream), "upload");
 }

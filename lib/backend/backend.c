@@ -17,7 +17,11 @@ cavmae_status cavmae__context_backend(cavmae_context *context, cavmae__backend *
         context->backend = backend;
         context->backend_close = close_backend;
     }
-    *out = context->backend;
+    backend = context->backend;
+    if (backend->ops->struct_size != sizeof *backend->ops)
+        CAVMAE__TRY_OUT(
+            cavmae__fail(CAVMAE_E_BACKEND, "the %s plug-in is of another build than this library", backend->ops->name));
+    *out = backend;
 out:
     pthread_mutex_unlock(&context->lock);
     return status;

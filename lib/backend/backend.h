@@ -358,11 +358,13 @@ typedef struct cavmae__backend_ops {
     /* Device memory, aligned to 64 bytes (CPU: through the context's allocator). */
     cavmae_status (*alloc)(cavmae__backend *, size_t size, void **out);
     void (*free)(cavmae__backend *, void *memory);
-    /* The host's memory is free when it returns. upload_ahead need not wait for operations under way: none of them uses
-     * the destination; later ones see it. */
+    /* `host` may also be this device's, as the API allows its callers. It is free when an upload returns. upload_ahead
+     * need not wait for operations under way: none of them uses the destination; later ones see it. */
     cavmae_status (*upload)(cavmae__backend *, void *device, const void *host, size_t size);
     cavmae_status (*upload_ahead)(cavmae__backend *, void *device, const void *host, size_t size);
     cavmae_status (*download)(cavmae__backend *, void *host, const void *device, size_t size);
+    /* The host's bytes to memory of the caller's: the host's, or this device's. */
+    cavmae_status (*give)(cavmae__backend *, void *to, const void *host, size_t size);
     cavmae_status (*zero)(cavmae__backend *, void *device, size_t size);
     cavmae_status (*sync)(cavmae__backend *);
     size_t (*workspace_size)(cavmae__backend *, const cavmae__limits *);

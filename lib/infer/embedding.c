@@ -204,16 +204,19 @@ static cavmae_status take_rows(job *j, const part *p, const float *device, int64
     return CAVMAE_OK;
 }
 
+static void divide_by_norm(float *row, int64_t width) {
+    double sum = 0;
+    for (int64_t k = 0; k < width; k++) sum += (double)row[k] * row[k];
+    float scale = sum > 0 ? (float)(1 / sqrt(sum)) : 0;
+    for (int64_t k = 0; k < width; k++) row[k] *= scale;
+}
+
 /* Rows to the caller, whose array has `each` rows for a clip. */
-static void give_rows(const job *j, const part *p, int64_t count, int64_t width, int unit_length, float *out) {
+static cavmae_status give_rows(const job *j, const part *p, int64_t count, int64_t width, float *out) {
+    cavmae__backend *backend = j->model->backend;
     int64_t each = count == p->clips ? 1 : j->pictures, first = p->first * each + (each > 1 ? p->picture : 0);
-    for (int64_t i = 0; out && i < count; i++) {
-        const float *row = j->rows + i * width;
-        double sum = 0;
-        for (int64_t k = 0; unit_length && k < width; k++) sum += (double)row[k] * row[k];
-        float scale = !unit_length ? 1 : sum > 0 ? (float)(1 / sqrt(sum)) : 0;
-        for (int64_t k = 0; k < width; k++) out[(first + i) * width + k] = row[k] * scale;
-    }
+    return out ? backend->ops->give(backend, out + first * width, j->rows, (size_t)(count * width) * sizeof(float))
+               : CAVMAE_OK;
 }
 
 /* Pooled rows and token rows of the streams, which come in the joint streams' order. */
@@ -230,7 +233,8 @@ static cavmae_status take_streams(job *j, const part *p) {
         row += rows;
         if (s == 1 && p->picture > 0) continue; /* the clip's sound once more */
         CAVMAE__TRY(take_rows(j, p, n->pooled[s], n->rows.stream[s].count, width, names[s]));
-        give_rows(j, p, n->rows.stream[s].count, width, s > 0, pooled[s]);
+        for (int64_t i = 0; s > 0 && i < n->rows.stream[s].count; i++) divide_by_norm(j->rows + i * width, width);
+        CAVMAE__TRY(give_rows(j, p, n->rows.stream[s].count, width, pooled[s]));
         if (unpooled[s])
             CAVMAE__TRY(backend->ops->download(backend, unpooled[s] + j->tokens[s] * width,
                                                n->joint_normed + (row - rows) * width,
@@ -247,12 +251,12 @@ static cavmae_status take_head(job *j, const part *p) {
     int32_t each = (int32_t)(count / p->clips);
     if (!j->head || (p->picture > 0 && !cavmae__mode_uses(j->mode, CAVMAE__VISUAL))) return CAVMAE_OK;
     CAVMAE__TRY(take_rows(j, p, n->features, count, width, "features"));
-    give_rows(j, p, count, width, 0, j->out.features);
+    CAVMAE__TRY(give_rows(j, p, count, width, j->out.features));
     if (j->out.scores && j->out.average == CAVMAE_AVERAGE_FEATURES)
         cavmae__scores_add(&j->scores, p->clips, each, j->rows);
     if (j->head < CAVMAE__LOGITS) return CAVMAE_OK;
     CAVMAE__TRY(take_rows(j, p, n->logits, count, classes, "logits"));
-    give_rows(j, p, count, classes, 0, j->out.logits);
+    CAVMAE__TRY(give_rows(j, p, count, classes, j->out.logits));
     if (j->out.scores && j->out.average != CAVMAE_AVERAGE_FEATURES)
         cavmae__scores_add(&j->scores, p->clips, each, j->rows);
     return CAVMAE_OK;
@@ -263,19 +267,17 @@ static cavmae_status take_scores(job *j, int32_t first, int32_t clips) {
     cavmae__network *n = j->network;
     cavmae__backend *backend = j->model->backend;
     int64_t classes = j->model->options.classes;
-    float *out = j->out.scores + first * classes;
-    if (j->out.average != CAVMAE_AVERAGE_FEATURES) {
-        cavmae__scores_mean(&j->scores, clips, out);
-    } else {
-        cavmae__scores_mean(&j->scores, clips, j->rows);
+    size_t size = (size_t)(clips * classes) * sizeof(float);
+    cavmae__scores_mean(&j->scores, clips, j->rows);
+    if (j->out.average == CAVMAE_AVERAGE_FEATURES) {
         n->head_rows = clips;
         CAVMAE__TRY(
             backend->ops->upload(backend, n->features, j->rows, (size_t)(clips * j->scores.width) * sizeof(float)));
         CAVMAE__TRY(cavmae__network_logits(n));
-        CAVMAE__TRY(backend->ops->download(backend, out, n->logits, (size_t)(clips * classes) * sizeof(float)));
+        CAVMAE__TRY(backend->ops->download(backend, j->rows, n->logits, size));
     }
-    if (j->out.average != CAVMAE_AVERAGE_SCORES) cavmae__activate(&j->model->options, clips, out);
-    return CAVMAE_OK;
+    if (j->out.average != CAVMAE_AVERAGE_SCORES) cavmae__activate(&j->model->options, clips, j->rows);
+    return backend->ops->give(backend, j->out.scores + first * classes, j->rows, size);
 }
 
 static cavmae_status run_chunk(job *j, int32_t first, int32_t clips, const float *inputs[2]) {

@@ -1,4 +1,6 @@
 /* Memory of the devices and pinned memory of the host, counted, each piece an allocation of its own; and copies. */
+#include <sys/mman.h>
+
 #include <cstdlib>
 #include <cstring>
 #include <map>
@@ -52,11 +54,32 @@ static allocation *find(const void *address, uintptr_t *start = nullptr) {
     return &entry->second;
 }
 
+/* With CUDASIM_HIDE in the environment the host cannot touch a device's memory, which is pages of its own then, but while
+ * queued work is done. For programs of one thread. */
+static bool hides() {
+    static const bool wanted = getenv("CUDASIM_HIDE") != nullptr;
+    return wanted;
+}
+
+void show_memory(bool shown) {
+    if (!hides()) return;
+    std::lock_guard<std::mutex> guard(memory_lock);
+    for (const auto &[start, one] : allocations)
+        if (one.device >= 0)
+            mprotect(reinterpret_cast<void *>(start), one.size, shown ? PROT_READ | PROT_WRITE : PROT_NONE);
+}
+
 /* With memory_lock. */
 static void *allocate(size_t size, int device, cudaMemPool_t pool) {
     void *memory = nullptr;
-    if (posix_memalign(&memory, alignment, size) != 0) return nullptr;
+    if (hides() && device >= 0) {
+        memory = mmap(nullptr, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+        if (memory == MAP_FAILED) return nullptr;
+    } else if (posix_memalign(&memory, alignment, size) != 0) {
+        return nullptr;
+    }
     memset(memory, 0xFF, size);
+    if (hides() && device >= 0) mprotect(memory, size, PROT_NONE);
     allocations[number(memory)] = {size, device, pool, false};
     return memory;
 }
@@ -86,7 +109,10 @@ static void release(void *memory) {
     const auto entry = allocations.find(number(memory));
     const allocation one = entry->second;
     allocations.erase(entry);
-    free(memory);
+    if (hides() && one.device >= 0)
+        munmap(memory, one.size);
+    else
+        free(memory);
     if (one.pool) {
         one.pool->used -= one.size;
         trim(one.pool, one.pool->ended ? 0 : UINT64_MAX);
@@ -178,6 +204,16 @@ cudaError_t cudaMemGetInfo(size_t *free_bytes, size_t *total) {
     std::lock_guard<std::mutex> guard(memory_lock);
     *total = total_memory();
     *free_bytes = *total - std::min(*total, used[device]);
+    return cudaSuccess;
+}
+
+cudaError_t cudaPointerGetAttributes(cudaPointerAttributes *out, const void *memory) {
+    std::lock_guard<std::mutex> guard(memory_lock);
+    const allocation *one = find(memory);
+    void *const address = const_cast<void *>(memory);
+    *out = !one              ? cudaPointerAttributes{cudaMemoryTypeUnregistered, -1, nullptr, address}
+           : one->device < 0 ? cudaPointerAttributes{cudaMemoryTypeHost, 0, address, address}
+                             : cudaPointerAttributes{cudaMemoryTypeDevice, one->device, address, nullptr};
     return cudaSuccess;
 }
 

@@ -54,6 +54,8 @@ size_t total_memory();
 bool check_device_memory(const char *call, const void *address, size_t size, int device, int other);
 /* After a synchronisation pools give back what they keep beyond their threshold. */
 void trim_pools();
+/* To the host, where CUDASIM_HIDE hides what lies on devices. */
+void show_memory(bool shown);
 
 } // namespace cudasim
 

@@ -157,7 +157,11 @@ static step run_one(CUstream_st *stream) {
         one = std::move(stream->queue.front());
         stream->queue.pop_front();
     }
-    if (doing && !one.work()) break_device(stream->device);
+    if (doing) {
+        show_memory(true);
+        if (!one.work()) break_device(stream->device);
+        show_memory(false);
+    }
     progress();
     return step::ran;
 }
@@ -365,8 +369,26 @@ cudaError_t cudaEventDestroy(cudaEvent_t event) {
     return failed(state_of(device));
 }
 
+/* Of the default stream, in which nothing can be queued here, all is done. */
+static cudaError_t record_default_stream(cudaEvent_t event) {
+    int device = 0;
+    const cudaError_t error = use_device(&device);
+    if (error != cudaSuccess) return error;
+    if (!event || event->device != device) {
+        report("cudaEventRecord: the event is of another device");
+        return cudaErrorInvalidResourceHandle;
+    }
+    event->last = std::make_shared<mark>();
+    event->last->stream = nullptr;
+    event->recorded_in = nullptr;
+    event->last->when = std::chrono::steady_clock::now();
+    event->last->done = true;
+    return state_of(device);
+}
+
 cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream) {
     std::lock_guard<std::mutex> guard(state_lock);
+    if (stream == cudaStreamLegacy) return failed(record_default_stream(event));
     cudaError_t error = find(stream, "cudaEventRecord");
     if (error != cudaSuccess) return failed(error);
     if (!event || event->device != stream->device) {

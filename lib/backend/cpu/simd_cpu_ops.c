@@ -9,6 +9,7 @@ const cavmae__backend_ops CAVMAE__SIMD(cpu_ops) = {
     .upload = cavmae__cpu_copy,
     .upload_ahead = cavmae__cpu_copy,
     .download = cavmae__cpu_copy,
+    .give = cavmae__cpu_copy,
     .zero = cavmae__cpu_zero,
     .sync = cavmae__cpu_sync,
     .workspace_size = cavmae__cpu_workspace_size,
