@@ -433,9 +433,9 @@ static void test_lying_files(void) {
         {"{\"embed_dim\": 16384, \"num_heads\": 16, \"decoder_dim\": 16384, \"mlp_ratio\": 64, \"modality_depth\": 256,"
          " \"joint_depth\": 256, \"decoder_depth\": 256, \"image_size\": 16384, \"audio_frames\": 1048576}",
          CAVMAE_E_MISMATCH},
-        {"{\"embed_dim\": 1e300}", CAVMAE_E_ARG},
-        {"{\"embed_dim\": [[[]]]}", CAVMAE_E_ARG},
-        {"{\"image_channels\": 16, \"image_mean\": \"1,2,3\"}", CAVMAE_E_ARG},
+        {"{\"embed_dim\": 1e300}", CAVMAE_E_FORMAT},
+        {"{\"embed_dim\": [[[]]]}", CAVMAE_E_FORMAT},
+        {"{\"image_channels\": 16, \"image_mean\": \"1,2,3\"}", CAVMAE_E_FORMAT},
         {"{\"no_such_key\": 1}", CAVMAE_E_UNSUPPORTED},
         {"{\"lr\": 1", CAVMAE_E_FORMAT},
         {"", CAVMAE_E_FORMAT},

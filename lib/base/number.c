@@ -18,7 +18,10 @@ double cavmae__parse_f64(const char *text, char **end) {
 
 void cavmae__format_f64(char out[32], double number) {
     locale_t plain = plain_locale(), own = plain ? uselocale(plain) : (locale_t)0;
-    snprintf(out, 32, "%.17g", number);
+    for (int digits = 15; digits <= 17; digits++) {
+        snprintf(out, 32, "%.*g", digits, number);
+        if (strtod(out, NULL) == number) break;
+    }
     if (!plain) return;
     uselocale(own); /* of this thread alone */
     freelocale(plain);

@@ -61,8 +61,6 @@ static cavmae_status take_config(cavmae__packed *packed, cavmae__json *json) {
     text[length] = '\0';
     cavmae_status status = cavmae__config_from_json(packed->context, text, &packed->config);
     cavmae__free(packed->context, text);
-    if (status == CAVMAE_E_ARG)
-        status = CAVMAE_E_FORMAT; /* a value out of range is the file's fault, not the caller's */
     return status == CAVMAE_OK ? CAVMAE_OK : cavmae__fail_prefix(status, "%s", packed->map->path);
 }
 

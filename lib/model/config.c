@@ -201,6 +201,9 @@ static cavmae_status set_text(cavmae_config *config, int i, const char *text) {
     }
     if (k->type != CAVMAE_TYPE_STR && (errno == ERANGE || v.number < k->min || v.number > k->max))
         return cavmae__fail(CAVMAE_E_ARG, "config: %s: %s is outside [%g, %g]", k->name, text, k->min, k->max);
+    /* One text for a number however it was written: files have it as JSON, and texts are compared. */
+    if (k->type == CAVMAE_TYPE_I64) snprintf(v.text, sizeof v.text, "%lld", (long long)v.integer);
+    if (k->type == CAVMAE_TYPE_F64) cavmae__format_f64(v.text, v.number);
     config->values[i] = v;
     return CAVMAE_OK;
 }

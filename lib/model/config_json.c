@@ -109,5 +109,5 @@ cavmae_status cavmae__config_from_json(cavmae_context *context, const char *text
     return CAVMAE_OK;
 out:
     cavmae_config_free(config);
-    return status;
+    return status == CAVMAE_E_ARG ? CAVMAE_E_FORMAT : status; /* the file's fault, not the caller's */
 }

@@ -56,6 +56,8 @@ static cavmae_status find_config(cavmae__import *import) {
     const char *json = cavmae__weights_metadata(weights, CAVMAE__CONFIG_KEY);
     if (json) {
         cavmae_status status = cavmae__config_from_json(import->context, json, &import->config);
+        if (status == CAVMAE_OK) status = cavmae_config_check(import->config);
+        if (status == CAVMAE_E_ARG || status == CAVMAE_E_SHAPE) status = CAVMAE_E_FORMAT; /* the file's fault */
         return status == CAVMAE_OK ? status : cavmae__fail_prefix(status, "%s", cavmae__weights_path(weights));
     }
     if (cavmae__weights_find(weights, "patch_embed_a.proj.weight") ||
