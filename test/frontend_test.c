@@ -3,6 +3,7 @@
 #define _DEFAULT_SOURCE /* M_PI */
 #include <float.h>
 #include <math.h>
+#include <samplerate.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -212,6 +213,45 @@ static void test_channels(cavmae_context *context) {
     CHECK(out == NULL && frames == -1);
     free(first);
     free(second);
+}
+
+static int32_t end_after(void *user) { return --*(int *)user < 0; }
+
+/* In pieces, between which the call can be ended, the sound is that of libsamplerate's one call. */
+static void test_long_sound(void) {
+    enum { SAMPLES = 200000 };
+    int questions = 1000;
+    const cavmae_context_options options = {
+        .struct_size = sizeof options, .threads = 1, .cancel = end_after, .cancel_user = &questions};
+    cavmae_context *context;
+    if (!CHECK_OK(cavmae_context_create(&options, &context))) exit(1);
+    float *sound = malloc(SAMPLES * sizeof *sound), *expected = malloc(3 * SAMPLES * sizeof *expected), *got = NULL;
+    int64_t samples = 0;
+    for (int i = 0; i < SAMPLES; i++) sound[i] = (float)(i * 7919 % 20011) / 20011 - 0.5f;
+    const int32_t rates[][2] = {{44100, 16000}, {16000, 44100}, {22050, 16000}};
+    for (size_t i = 0; i < sizeof rates / sizeof *rates; i++) {
+        SRC_DATA whole = {.data_in = sound,
+                          .data_out = expected,
+                          .input_frames = SAMPLES,
+                          .output_frames = 3 * SAMPLES,
+                          .src_ratio = (double)rates[i][1] / rates[i][0]};
+        CHECK(src_simple(&whole, SRC_SINC_MEDIUM_QUALITY, 1) == 0);
+        if (!CHECK_OK(cavmae__resample(context, sound, SAMPLES, rates[i][0], rates[i][1], CAVMAE__RESAMPLE_MEDIUM, &got,
+                                       &samples)))
+            continue;
+        CHECK(samples == whole.output_frames_gen);
+        CHECK(memcmp(got, expected, (size_t)samples * sizeof *got) == 0);
+        cavmae__free(context, got);
+    }
+    CHECK(questions < 1000 - 9);
+    questions = 2;
+    got = NULL;
+    CHECK_STATUS(cavmae__resample(context, sound, SAMPLES, 16000, 44100, CAVMAE__RESAMPLE_MEDIUM, &got, &samples),
+                 CAVMAE_E_CANCELLED);
+    CHECK(got == NULL);
+    free(sound);
+    free(expected);
+    cavmae_context_free(context);
 }
 
 /* A tone keeps its frequency, height and length there and back again. */
@@ -433,6 +473,7 @@ int main(void) {
         test_length(context);
         test_channels(context);
         test_resample(context);
+        test_long_sound();
         test_images(context);
         test_variants(context);
     }

@@ -335,6 +335,9 @@ static void test_bad(void) {
     snprintf(path, sizeof path, "%s/file.mp4", directory);
     check_bad_path(path, CAVMAE_E_IO, "cannot open: No such file");
     check_bad_path(directory, CAVMAE_E_IO, "it is a directory");
+    CHECK(mkfifo(path, 0600) == 0);
+    check_bad_path(path, CAVMAE_E_IO, "it is not a regular file");
+    unlink(path);
     FILE *file = fopen(path, "wb");
     fclose(file);
     check_bad_path(path, CAVMAE_E_FORMAT, "it is empty");

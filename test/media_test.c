@@ -161,6 +161,29 @@ static void test_own_decoder(void) {
 }
 
 /* Every allocation fails once; what a decoder does after a sink refused it does not matter. */
+static int32_t end_after(void *user) { return --*(int *)user < 0; }
+
+/* Decoding is ended between pieces of sound, and between pictures. */
+static void test_cancel(void) {
+    int how = GOOD, questions = 1000;
+    const cavmae_context_options options = {
+        .struct_size = sizeof options, .cancel = end_after, .cancel_user = &questions};
+    const cavmae_decoder decoder = {sizeof decoder, 1, &how, own_probe, own_audio, own_frames};
+    double seconds[] = {1, 2, 3};
+    cavmae_context *context;
+    cavmae_tensor *tensor = NULL;
+    int32_t rate = 0;
+    if (!CHECK_OK(cavmae_context_create(&options, &context))) exit(1);
+    CHECK_OK(cavmae_context_set_decoder(context, &decoder));
+    questions = 100;
+    CHECK_STATUS(cavmae_media_audio(context, "x", &tensor, &rate), CAVMAE_E_CANCELLED);
+    CHECK(questions == -1);
+    questions = 2;
+    CHECK_STATUS(cavmae_media_frames(context, "x", seconds, 3, &tensor), CAVMAE_E_CANCELLED);
+    CHECK(questions == -1 && tensor == NULL);
+    cavmae_context_free(context);
+}
+
 static void test_memory(void) {
     failing_allocator allocator = {0};
     cavmae_context_options options = failing_options(&allocator);
@@ -350,6 +373,7 @@ static void test_video(cavmae_context *context) {
 int main(void) {
     if (!mkdtemp(directory)) return 1;
     test_own_decoder();
+    test_cancel();
     test_memory();
     cavmae_context *context = context_for(TEST_LIB_DIR);
     test_sound(context);

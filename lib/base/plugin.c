@@ -1,7 +1,8 @@
-#define _GNU_SOURCE /* dladdr */
+#define _DEFAULT_SOURCE /* realpath */
 #include "plugin.h"
 
 #include <dlfcn.h>
+#include <inttypes.h>
 #include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -9,14 +10,26 @@
 
 enum { REASON_SIZE = 400 };
 
-/* The directory of the shared library (or of the program, when linked statically) that holds this code. */
+/* The directory of the shared library (or of the program, when linked statically) that holds this code: as the kernel
+ * knows it, because the loader has the path it was given, which may be relative to a directory that is not the
+ * current one any more, and a program's own is whatever argv[0] says. */
 static int own_directory(char directory[PATH_MAX]) {
     static const char anchor = 0;
-    Dl_info info;
-    if (!dladdr(&anchor, &info) || !info.dli_fname || !strchr(info.dli_fname, '/')) return 0;
-    if (!realpath(info.dli_fname, directory)) return 0;
-    *strrchr(directory, '/') = '\0';
-    return 1;
+    char line[PATH_MAX + 128];
+    int found = 0;
+    FILE *maps = fopen("/proc/self/maps", "re");
+    while (maps && !found && fgets(line, sizeof line, maps)) {
+        uintptr_t begin, end;
+        int path = 0; /* "begin-end permissions offset device inode path" */
+        if (sscanf(line, "%" SCNxPTR "-%" SCNxPTR " %*s %*s %*s %*s %n", &begin, &end, &path) < 2 || !path) continue;
+        if ((uintptr_t)&anchor < begin || (uintptr_t)&anchor >= end || line[path] != '/') continue;
+        line[strcspn(line, "\n")] = '\0';
+        if (!realpath(line + path, directory)) break;
+        *strrchr(directory, '/') = '\0';
+        found = 1;
+    }
+    if (maps) fclose(maps);
+    return found;
 }
 
 /* Opens directory/file; adds the loader's words to `reason` where that fails. */

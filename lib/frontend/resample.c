@@ -6,6 +6,8 @@
 
 #include "contract.h"
 
+enum { PIECE = 1 << 16 }; /* samples between two questions whether to go on */
+
 static int converter(int32_t quality) {
     switch (quality) {
     case CAVMAE__RESAMPLE_FASTEST: return SRC_SINC_FASTEST;
@@ -23,31 +25,6 @@ static cavmae_status find_ratio(int32_t rate_in, int32_t rate_out, double *ratio
 
 static cavmae_status fail(int32_t rate_in, int32_t rate_out, int error) {
     return cavmae__fail(CAVMAE_E_NOMEM, "resampling from %d Hz to %d Hz: %s", rate_in, rate_out, src_strerror(error));
-}
-
-cavmae_status cavmae__resample(cavmae_context *context, const float *pcm, int64_t samples, int32_t rate_in,
-                               int32_t rate_out, int32_t quality, float **out, int64_t *out_samples) {
-    double ratio;
-    CAVMAE__TRY(find_ratio(rate_in, rate_out, &ratio));
-    double room = ceil((double)samples * ratio) + 1;
-    if (samples > LONG_MAX / 2 || room > (double)(LONG_MAX / 2))
-        return cavmae__fail(CAVMAE_E_ARG, "sound of %lld samples at %d Hz is too long to resample", (long long)samples,
-                            rate_in);
-    float *resampled;
-    CAVMAE__TRY(CAVMAE__NEW(context, &resampled, (size_t)room));
-    SRC_DATA data = {.data_in = pcm,
-                     .data_out = resampled,
-                     .input_frames = (long)samples,
-                     .output_frames = (long)room,
-                     .src_ratio = ratio};
-    int error = src_simple(&data, converter(quality), 1);
-    if (error) {
-        cavmae__free(context, resampled);
-        return fail(rate_in, rate_out, error);
-    }
-    *out = resampled;
-    *out_samples = data.output_frames_gen;
-    return CAVMAE_OK;
 }
 
 /* ---- Piece by piece ---- */
@@ -95,4 +72,36 @@ cavmae_status cavmae__resampler_run(cavmae__resampler *resampler, const float *p
     *used = data.input_frames_used;
     *made = data.output_frames_gen;
     return CAVMAE_OK;
+}
+
+/* ---- As a whole ---- */
+
+cavmae_status cavmae__resample(cavmae_context *context, const float *pcm, int64_t samples, int32_t rate_in,
+                               int32_t rate_out, int32_t quality, float **out, int64_t *out_samples) {
+    double ratio;
+    CAVMAE__TRY(find_ratio(rate_in, rate_out, &ratio));
+    double room = ceil((double)samples * ratio) + 1;
+    if (samples > LONG_MAX / 2 || room > (double)(LONG_MAX / 2))
+        return cavmae__fail(CAVMAE_E_ARG, "sound of %lld samples at %d Hz is too long to resample", (long long)samples,
+                            rate_in);
+    cavmae__resampler *resampler = NULL;
+    float *resampled = NULL;
+    int64_t used = 0, made = 0, all = 0;
+    cavmae_status status = cavmae__resampler_create(context, rate_in, rate_out, quality, &resampler);
+    CAVMAE__TRY_OUT(status);
+    CAVMAE__TRY_OUT(CAVMAE__NEW(context, &resampled, (size_t)room));
+    do {
+        int64_t piece = (int64_t)room - all < PIECE ? (int64_t)room - all : PIECE;
+        CAVMAE__TRY_OUT(cavmae__check_cancel(context));
+        CAVMAE__TRY_OUT(cavmae__resampler_run(resampler, pcm, samples, 1, &used, resampled + all, piece, &made));
+        pcm += used;
+        samples -= used;
+        all += made;
+    } while (used || made);
+    *out = resampled;
+    *out_samples = all;
+out:
+    cavmae__resampler_free(resampler);
+    if (status != CAVMAE_OK) cavmae__free(context, resampled);
+    return status;
 }

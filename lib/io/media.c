@@ -124,6 +124,7 @@ cavmae_status cavmae_media_probe(cavmae_context *context, const char *path, cavm
 /* ---- Sound, piece by piece ---- */
 
 typedef struct listening {
+    cavmae_context *context;
     fault found;
     cavmae_audio_sink *sink;
     void *arg;
@@ -143,13 +144,14 @@ static cavmae_status take_sound(void *sink, const float *pcm, int64_t samples, i
         return found_fault(&l->found, CAVMAE_E_MEDIA, "its sound has no end");
     l->channels = channels;
     l->rate = rate;
-    cavmae_status status = l->sink(l->arg, pcm, samples, channels, rate);
+    cavmae_status status = cavmae__check_cancel(l->context);
+    if (status == CAVMAE_OK) status = l->sink(l->arg, pcm, samples, channels, rate);
     return status == CAVMAE_OK ? status : found_fault(&l->found, status, cavmae_last_error());
 }
 
 cavmae_status cavmae__media_sound(cavmae_context *context, const cavmae_source *source, cavmae_audio_sink *sink,
                                   void *arg) {
-    listening l = {.sink = sink, .arg = arg};
+    listening l = {.context = context, .sink = sink, .arg = arg};
     cavmae_decoder decoder;
     char error[ERROR_SIZE] = "";
     CAVMAE__TRY(get_decoder(context, &decoder));
@@ -162,6 +164,7 @@ cavmae_status cavmae__media_sound(cavmae_context *context, const cavmae_source *
 /* ---- Pictures, one by one ---- */
 
 typedef struct viewing {
+    cavmae_context *context;
     fault found;
     cavmae_frame_sink *sink;
     void *arg;
@@ -179,13 +182,14 @@ static cavmae_status take_picture(void *sink, int32_t index, const uint8_t *rgb,
         return found_fault(&v->found, CAVMAE_E_MEDIA, "the decoder gave a frame that nobody asked for");
     v->missing -= !v->taken[index];
     v->taken[index] = 1;
-    cavmae_status status = v->sink(v->arg, index, rgb, width, height, stride);
+    cavmae_status status = cavmae__check_cancel(v->context);
+    if (status == CAVMAE_OK) status = v->sink(v->arg, index, rgb, width, height, stride);
     return status == CAVMAE_OK ? status : found_fault(&v->found, status, cavmae_last_error());
 }
 
 cavmae_status cavmae__media_pictures(cavmae_context *context, const cavmae_source *source, const double *seconds,
                                      int32_t count, cavmae_frame_sink *sink, void *arg) {
-    viewing v = {.sink = sink, .arg = arg, .count = count, .missing = count};
+    viewing v = {.context = context, .sink = sink, .arg = arg, .count = count, .missing = count};
     cavmae_decoder decoder;
     char error[ERROR_SIZE] = "";
     CAVMAE__TRY(get_decoder(context, &decoder));

@@ -140,12 +140,14 @@ static cavmae_status open_io(cavmae__reader *r) {
     struct stat found;
     int is_path = !r->source->data, known = is_path && stat(r->source->path, &found) == 0;
     if (known && S_ISDIR(found.st_mode)) return cavmae__reader_fail(r, CAVMAE_E_IO, "it is a directory");
+    if (known && !S_ISREG(found.st_mode)) /* whose end nobody knows, or that nobody writes */
+        return cavmae__reader_fail(r, CAVMAE_E_IO, "it is not a regular file");
     int code = is_path ? open_path(r) : open_memory(r);
     if (code < 0) {
         cavmae__reader_fail_code(r, "cannot open", code);
         return code == AVERROR(ENOMEM) ? CAVMAE_E_NOMEM : CAVMAE_E_IO;
     }
-    if (is_path ? known && S_ISREG(found.st_mode) && found.st_size == 0 : r->source->size == 0)
+    if (is_path ? known && found.st_size == 0 : r->source->size == 0)
         return cavmae__reader_fail(r, CAVMAE_E_FORMAT, "it is empty");
     return CAVMAE_OK;
 }
