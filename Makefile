@@ -7,12 +7,15 @@
 #   MPICC                 MPI's compiler, for the MPI plug-in (default mpicc; empty: not at all)
 #   WERROR=1              warnings are errors
 #   V=1                   show the commands
-#   PREFIX LIBDIR INCLUDEDIR BINDIR DESTDIR   where `make install` puts things
+#   PREFIX LIBDIR INCLUDEDIR BINDIR MANDIR DESTDIR   where `make install` puts things
+#   PLUGINDIR             where it puts the plug-ins, and the library looks for them (default LIBDIR)
 
 PREFIX ?= /usr/local
 LIBDIR ?= $(PREFIX)/lib
 INCLUDEDIR ?= $(PREFIX)/include
 BINDIR ?= $(PREFIX)/bin
+MANDIR ?= $(PREFIX)/share/man
+PLUGINDIR ?= $(LIBDIR)
 
 .DEFAULT_GOAL := all
 
@@ -31,7 +34,7 @@ $(BUILD)/.setup: .ci/setup.sh
 	@mkdir -p $(@D) && WITHOUT_ONEDNN=$(WITHOUT_ONEDNN) ./.ci/setup.sh build && touch $@
 $(BUILD)/.setup-check: .ci/setup.sh
 	@mkdir -p $(@D) && ./.ci/setup.sh check && touch $@
-ifeq ($(filter clean help uninstall dist,$(MAKECMDGOALS)),)
+ifeq ($(filter clean help uninstall dist deb,$(MAKECMDGOALS)),)
 include $(BUILD)/.setup
 endif
 
@@ -125,6 +128,7 @@ STATIC := $(BUILD)/lib/libcavmae.a
 MEDIA := $(if $(MEDIA_SOURCES),$(BUILD)/lib/libcavmae-media.so)
 CUDA := $(if $(NVCC),$(BUILD)/lib/libcavmae-cuda.so)
 MPI := $(if $(MPI_FOUND),$(BUILD)/lib/libcavmae-mpi.so)
+PLUGINS := $(MEDIA) $(CUDA) $(MPI)
 INTERNAL := $(BUILD)/test/libcavmae-internal.a
 HELPERS := $(if $(PROGRAM_HELPERS),$(OBJ)/examples.a)
 PROGRAM_FILES := $(PROGRAMS:%=$(BUILD)/bin/cavmae-%)
@@ -133,7 +137,7 @@ TEST_FILES := $(addprefix $(BUILD)/test/,$(UNIT_TESTS) $(PROGRAM_TESTS) $(FUZZ_T
 Q := $(if $(V),,@)
 say = $(if $(V),,@printf '  %-5s %s\n' $(1) $@)
 
-.PHONY: all cuda mpi check test-files cuda-test-files mpi-test-files unit asan tsan fuzz fuzz-files lint lint-quick demo bench reproduce install uninstall dist wheel abi-check abi-baseline clean help FORCE
+.PHONY: all cuda mpi check test-files cuda-test-files mpi-test-files unit asan tsan fuzz fuzz-files lint lint-quick demo bench reproduce manual install uninstall dist deb wheel abi-check abi-baseline clean help FORCE
 .DELETE_ON_ERROR:
 .SECONDARY:
 .SUFFIXES:
@@ -150,14 +154,14 @@ $(1): FORCE
 endef
 COMPILE_STAMP := $(OBJ)/compile.stamp
 LINK_STAMP := $(OBJ)/link.stamp
-LIBDIR_STAMP := $(OBJ)/libdir.stamp
+PLUGINDIR_STAMP := $(OBJ)/plugindir.stamp
 $(eval $(call stamp,$(COMPILE_STAMP),$(CC) $(CPPFLAGS) $(CFLAGS) $(OWN_FLAGS) $(LIB_FLAGS)))
 $(eval $(call stamp,$(LINK_STAMP),$(LDFLAGS) $(LIBS) $(LIB_OBJECTS) $(MEDIA_OBJECTS) $(MPI_OBJECTS) $(HELPER_OBJECTS)))
 CUDA_STAMP := $(OBJ)/cuda.stamp
 $(eval $(call stamp,$(CUDA_STAMP),$(NVCC) $(NVCC_FLAGS)))
 MPI_STAMP := $(OBJ)/mpi.stamp
 $(eval $(call stamp,$(MPI_STAMP),$(realpath $(shell command -v $(MPICC)))))
-$(eval $(call stamp,$(LIBDIR_STAMP),$(LIBDIR)))
+$(eval $(call stamp,$(PLUGINDIR_STAMP),$(PLUGINDIR)))
 
 compile = $(Q)mkdir -p $(@D) && $(CC) $(CPPFLAGS) $(CFLAGS) $(OWN_FLAGS) -MMD -MP $(1) -c -o $@ $<
 
@@ -173,8 +177,8 @@ endef
 $(foreach isa,$(ISAS),$(eval $(call isa_rule,$(isa))))
 
 $(OBJ)/lib/base/version.o: FILE_FLAGS = -DCAVMAE_BUILD_LIBRARIES='"$(library_versions)"'
-$(OBJ)/lib/base/plugin.o: FILE_FLAGS = -DCAVMAE_PLUGIN_DIR='"$(LIBDIR)"'
-$(OBJ)/lib/base/plugin.o: $(LIBDIR_STAMP)
+$(OBJ)/lib/base/plugin.o: FILE_FLAGS = -DCAVMAE_PLUGIN_DIR='"$(PLUGINDIR)"'
+$(OBJ)/lib/base/plugin.o: $(PLUGINDIR_STAMP)
 
 $(OBJ)/lib/media/%.o: lib/media/%.c $(COMPILE_STAMP)
 	$(call say,CC)
@@ -473,6 +477,13 @@ bench: all
 reproduce: all
 	@bash examples/reproduce.sh
 
+# The header, the pages in Markdown and the programs' help as pages for a browser and for man.
+manual: $(PROGRAM_FILES)
+	@command -v cmark-gfm >/dev/null && command -v python3 >/dev/null || \
+	    { echo 'make manual: needs python3 and cmark-gfm, Debian packages of these names'; exit 1; }
+	@python3 docs/manual/make_manual.py $(BUILD)/manual $(PROGRAM_FILES)
+	@echo '$(BUILD)/manual/html/index.html; man -M $(BUILD)/manual/man cavmae'
+
 # ---- Installing ----
 
 # pkg-config's and CMake's files say where things are relative to the prefix and to themselves, so that what is installed
@@ -486,6 +497,7 @@ fill = @mkdir -p $(@D) && sed -e 's|@PREFIX@|$(PREFIX)|' -e 's|@LIBDIR@|$(call f
     -e 's|@REQUIRES@|samplerate zlib|' -e 's|@PRIVATE_LIBS@|$(filter-out -lsamplerate -lz,$(LIBS))|' \
     -e 's|@SHARED@|$(notdir $(SHARED))|' -e 's|@LIB_FROM_HERE@|$(call from_cmakedir,$(LIBDIR))|' \
     -e 's|@INCLUDE_FROM_HERE@|$(call from_cmakedir,$(INCLUDEDIR))|' \
+    -e 's|@PLUGINS_FROM_HERE@|$(call from_cmakedir,$(PLUGINDIR))|' \
     -e 's|@LIBS@|$(subst $() ,;,$(strip $(LIBS:-l%=%)))|' -e "s|@POINTER_SIZE@|$$(echo __SIZEOF_POINTER__ | $(CC) -E -P -)|" \
     $< > $@
 
@@ -495,25 +507,50 @@ $(CMAKE_FILES): $(BUILD)/%: pkgconfig/%.in include/cavmae.h FORCE
 	$(fill)
 
 install: all $(BUILD)/cavmae.pc $(CMAKE_FILES)
-	install -d '$(DESTDIR)$(INCLUDEDIR)' '$(DESTDIR)$(LIBDIR)/pkgconfig' '$(DESTDIR)$(CMAKEDIR)' '$(DESTDIR)$(BINDIR)'
+	install -d '$(DESTDIR)$(INCLUDEDIR)' '$(DESTDIR)$(LIBDIR)/pkgconfig' '$(DESTDIR)$(CMAKEDIR)' '$(DESTDIR)$(BINDIR)' \
+	    '$(DESTDIR)$(PLUGINDIR)'
 	install -m 644 include/cavmae.h bindings/cpp/cavmae.hpp '$(DESTDIR)$(INCLUDEDIR)'
-	install -m 755 $(SHARED) $(MEDIA) $(CUDA) $(MPI) '$(DESTDIR)$(LIBDIR)'
+	install -m 755 $(SHARED) '$(DESTDIR)$(LIBDIR)'
+	$(if $(PLUGINS),install -m 755 $(PLUGINS) '$(DESTDIR)$(PLUGINDIR)')
 	install -m 644 $(STATIC) '$(DESTDIR)$(LIBDIR)'
 	ln -sf $(notdir $(SHARED)) '$(DESTDIR)$(LIBDIR)/libcavmae.so'
 	install -m 644 $(BUILD)/cavmae.pc '$(DESTDIR)$(LIBDIR)/pkgconfig'
 	install -m 644 $(CMAKE_FILES) '$(DESTDIR)$(CMAKEDIR)'
 	$(if $(PROGRAM_FILES),install -m 755 $(PROGRAM_FILES) '$(DESTDIR)$(BINDIR)')
+	$(if $(DESTDIR),,@ldconfig 2>/dev/null || true) # for the loader, where that is allowed
+	$(if $(wildcard $(BUILD)/manual/man),$(foreach part,man1 man3,install -d '$(DESTDIR)$(MANDIR)/$(part)' && \
+	    install -m 644 $(BUILD)/manual/man/$(part)/* '$(DESTDIR)$(MANDIR)/$(part)' &&) :)
 
 uninstall:
 	rm -f '$(DESTDIR)$(INCLUDEDIR)/cavmae.h' '$(DESTDIR)$(INCLUDEDIR)/cavmae.hpp' \
-	    '$(DESTDIR)$(LIBDIR)/pkgconfig/cavmae.pc' $(CMAKE_FILES:$(BUILD)/%='$(DESTDIR)$(CMAKEDIR)/%') $(foreach file,$(notdir \
-	    $(SHARED) $(STATIC) $(MEDIA) $(CUDA) $(MPI)) libcavmae.so,'$(DESTDIR)$(LIBDIR)/$(file)') \
+	    '$(DESTDIR)$(LIBDIR)/pkgconfig/cavmae.pc' $(CMAKE_FILES:$(BUILD)/%='$(DESTDIR)$(CMAKEDIR)/%') \
+	    $(foreach file,$(notdir $(SHARED) $(STATIC)) libcavmae.so,'$(DESTDIR)$(LIBDIR)/$(file)') \
+	    $(foreach file,$(notdir $(PLUGINS)),'$(DESTDIR)$(PLUGINDIR)/$(file)') \
 	    $(foreach file,$(notdir $(PROGRAM_FILES)),'$(DESTDIR)$(BINDIR)/$(file)')
+	rm -f $(foreach page,man3/cavmae.3 man3/libcavmae.3 man3/cavmae_*.3 man1/cavmae-*.1,'$(DESTDIR)$(MANDIR)'/$(page))
 
 # The last commit's files, which build without git.
 dist:
 	@mkdir -p $(BUILD)
 	git archive --prefix=libcavmae-$(VERSION)/ -o $(BUILD)/libcavmae-$(VERSION).tar.gz HEAD
+
+# Debian's packages and their source package, into $(BUILD)/deb, from the last commit, or from another TARBALL like it.
+# pkgconfig/debian is what Debian adds to it. No variable of this make reaches the packages' own, and Debian's programs
+# build them.
+TARBALL ?= $(BUILD)/libcavmae-$(VERSION).tar.gz
+DEB_TREE := $(BUILD)/deb/libcavmae-$(VERSION)
+deb: $(if $(filter file,$(origin TARBALL)),dist)
+	@command -v dpkg-buildpackage >/dev/null && command -v dh >/dev/null || \
+	    { echo 'make deb: needs the packages dpkg-dev and debhelper'; exit 1; }
+	rm -rf $(BUILD)/deb
+	mkdir -p $(BUILD)/deb
+	cp $(TARBALL) $(BUILD)/deb/libcavmae_$(VERSION).orig.tar.gz
+	tar xzf $(TARBALL) -C $(BUILD)/deb
+	cp -R pkgconfig/debian $(DEB_TREE)/debian
+	cd $(DEB_TREE) && env -i PATH=/usr/sbin:/usr/bin:/sbin:/bin HOME="$$HOME" LC_ALL=C.UTF-8 \
+	    DEB_BUILD_OPTIONS="$$DEB_BUILD_OPTIONS" DEB_BUILD_PROFILES="$$DEB_BUILD_PROFILES" \
+	    dpkg-buildpackage -us -uc
+	rm -rf $(DEB_TREE)
 
 # For Python, with the library in it, for any glibc machine: bindings/python.
 wheel:
@@ -544,8 +581,10 @@ help:
 	@echo 'make lint       layers, banned calls, names, format, static analysis'
 	@echo 'make demo bench train, search and show on synthetic scenes; measure'
 	@echo 'make reproduce  ask the questions of the paper on small models: docs/REPRODUCTION.md'
-	@echo 'make install    DESTDIR, PREFIX=$(PREFIX), LIBDIR, INCLUDEDIR, BINDIR; also: uninstall'
+	@echo 'make manual     pages for a browser and for man, into $(BUILD)/manual'
+	@echo 'make install    DESTDIR, PREFIX=$(PREFIX), LIBDIR, INCLUDEDIR, BINDIR, MANDIR, PLUGINDIR; also: uninstall'
 	@echo 'make abi-check  exported names, records and constants against the last release: docs/ABI.md; also: abi-baseline'
 	@echo 'make dist wheel libcavmae-$(VERSION).tar.gz; a Python wheel, into $(BUILD)/dist'
+	@echo "make deb        Debian's packages and their source package, into $(BUILD)/deb"
 	@echo 'make clean      removes $(BUILD)/'
 	@sed -n 's/^#   \([A-Z]\)/  \1/p' Makefile
