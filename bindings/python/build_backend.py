@@ -42,8 +42,8 @@ def version() -> str:
 # ---- The library
 
 
-def make(build: Path, *variables: str) -> Path:
-    """The folder with a library that was built just now, with the plug-ins that `make` has put there before."""
+def make(build: Path, *more: str) -> Path:
+    """The folder with a library that was built just now. more: targets, variables."""
     if not (REPOSITORY / "Makefile").exists():
         raise SystemExit(
             f"cavmae: {HERE} is not in a clone of libcavmae: set CAVMAE_LIBRARY to the path of {LIBRARY}, "
@@ -53,7 +53,7 @@ def make(build: Path, *variables: str) -> Path:
     targets = [str(folder / LIBRARY), str(folder / "libcavmae-media.so")]
     jobs = f"-j{len(os.sched_getaffinity(0))}"
     # To stderr: pip keeps stdout for itself.
-    command = ["make", "-C", str(REPOSITORY), jobs, f"BUILD={build}", *variables, *targets]
+    command = ["make", "-C", str(REPOSITORY), jobs, f"BUILD={build}", *targets, *more]
     subprocess.run(command, check=True, stdout=sys.stderr)
     return folder
 
@@ -65,7 +65,8 @@ def find_library() -> Path | None:
         return None
     if not named:
         build = Path(os.environ.get("BUILD", "build"))
-        return make(build if build.is_absolute() else REPOSITORY / build)
+        # cuda, mpi: their plug-ins are built where this machine has what they need.
+        return make(build if build.is_absolute() else REPOSITORY / build, "cuda", "mpi")
     path = Path(named).resolve()
     folder = path if path.is_dir() else path.parent
     if not (folder / LIBRARY).exists():
@@ -183,7 +184,9 @@ def licence() -> bytes:
 
 
 def sources() -> dict[str, bytes]:
-    found = sorted([*PACKAGE.glob("*.py"), PACKAGE / "py.typed"])
+    """The package, and the header, which is its manual: in a clone it lies elsewhere."""
+    header = REPOSITORY / "include" / "cavmae.h"
+    found = sorted([*PACKAGE.glob("*.py"), PACKAGE / "py.typed", header if header.exists() else PACKAGE / "cavmae.h"])
     return {f"cavmae/{path.name}": path.read_bytes() for path in found}
 
 

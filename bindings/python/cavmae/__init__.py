@@ -13,7 +13,16 @@ Letters in shapes: B clips in a batch; T spectrogram frames of 10 ms; F mel bins
 pixels; p patch side; La = (F/p)(T/p) audio tokens; Lv = (H/p)(W/p) visual tokens; D width of embeddings.
 
 Arrays are NumPy's; what goes in may also be torch's or any other's with DLPack, in host memory, and is never copied.
-The GIL is released in every call. cavmae.h is the manual of what all this does.
+The GIL is released in every call. Where to look:
+
+Config, Model, load        what there is to choose, ``config.describe(key)``; models, their embedding of arrays and files
+Loader, Trainer            data; pretraining and fine-tuning, checkpoints (``model.adapt(classes=10)`` makes a head)
+Index, *_metrics           search; retrieval, classification, localisation in numbers
+Model.inpaint, .localize   what a model paints, and where it sees what it hears
+Context                    threads, the device, messages, progress, cancellation
+World                      training in several processes
+
+cavmae.h, which lies in the package, is the manual of what all this computes.
 """
 
 from ._errors import (
@@ -41,6 +50,7 @@ from .context import Context, default_context, set_default_context
 from .data import Item, Loader, PackReport, pack, pack_info
 from .decoder import Decoder
 from .embedding import Embedding, Embeddings, Windows
+from .ffmpeg import FFmpegPrograms
 from .files import SafetensorsFile, TorchFile, save_npy, save_safetensors, save_torch
 from .frontend import fbank, fbank_frames, prepare_audio, prepare_image, resample, resize_image
 from .inpainting import (
@@ -70,6 +80,85 @@ from .world import Carrier, World, nccl_id
 
 __version__ = "1.0.0"
 
-__all__ = sorted(
-    name for name, value in list(globals().items()) if not name.startswith("_") and not hasattr(value, "__path__")
-)
+__all__ = [
+    "ArgumentError",
+    "BackendError",
+    "Batch",
+    "Cancelled",
+    "Carrier",
+    "CavmaeError",
+    "ClassMetrics",
+    "Config",
+    "Context",
+    "Decoder",
+    "Embedding",
+    "Embeddings",
+    "FFmpegPrograms",
+    "FileError",
+    "FormatError",
+    "Index",
+    "Inpainting",
+    "InternalError",
+    "Item",
+    "KeyInfo",
+    "LoadReport",
+    "Loader",
+    "LocalizationMetrics",
+    "Match",
+    "Matches",
+    "MediaError",
+    "MediaInfo",
+    "MemoryRequired",
+    "MismatchError",
+    "Model",
+    "NotFinite",
+    "NotFound",
+    "Optimizer",
+    "OutOfMemory",
+    "PackReport",
+    "Parameters",
+    "PeerError",
+    "RetrievalMetrics",
+    "SafetensorsFile",
+    "ShapeError",
+    "StateError",
+    "StepResult",
+    "Tensor",
+    "TopkMetrics",
+    "TorchFile",
+    "Trainer",
+    "Unsupported",
+    "Windows",
+    "World",
+    "average_models",
+    "build_info",
+    "classification_metrics",
+    "default_context",
+    "fbank",
+    "fbank_frames",
+    "heatmap_resize",
+    "inpaint",
+    "load",
+    "localization_metrics",
+    "localize",
+    "media_audio",
+    "media_frames",
+    "media_probe",
+    "memory_required",
+    "nccl_id",
+    "pack",
+    "pack_info",
+    "prepare_audio",
+    "prepare_image",
+    "resample",
+    "resize_image",
+    "retrieval_from_similarity",
+    "retrieval_metrics",
+    "save_npy",
+    "save_safetensors",
+    "save_torch",
+    "set_default_context",
+    "top1_accuracy",
+    "topk_accuracy",
+    "version",
+]

@@ -1,6 +1,6 @@
 """Arrays in and out without copies: NumPy's, and by DLPack those of torch and others.
 
-What goes in must be C-contiguous host memory of the right type; otherwise the error says what to do, and nothing is
+What goes in must be C-contiguous host memory of the right type (a batch's inputs may lie on a GPU: _device_arrays); otherwise the error says what to do, and nothing is
 copied silently.
 """
 
@@ -34,11 +34,18 @@ CPU, CUDA_HOST = 1, 3  # DLPack's devices whose memory the processor reads
 DEVICES = {2: "CUDA", 4: "OpenCL", 7: "Vulkan", 8: "Metal", 10: "ROCm", 13: "CUDA managed", 14: "oneAPI"}
 
 
-def pointer(array: "Optional[np.ndarray[Any, Any]]", kind: Any) -> Any:
-    """The array's memory as kind *, NULL for None. The caller keeps the array."""
+def pointer(array: Any, kind: Any) -> Any:
+    """The memory of a NumPy array, or of a DeviceArray, as kind *, NULL for None. The caller keeps the array."""
     if array is None:
         return P(kind)()
-    return ctypes.cast(array.ctypes.data, P(kind))
+    return ctypes.cast(array.ctypes.data if isinstance(array, np.ndarray) else array.address, P(kind))
+
+
+def elsewhere(name: str, place: str) -> TypeError:
+    return TypeError(
+        f"{name} lies in {place} memory, and is taken from host memory here: pass {name}.cpu() (torch) or "
+        f"{name}.get() (CuPy)"
+    )
 
 
 def _from_dlpack(value: Any, name: str) -> "np.ndarray[Any, Any]":
@@ -46,11 +53,7 @@ def _from_dlpack(value: Any, name: str) -> "np.ndarray[Any, Any]":
 
     device = value.__dlpack_device__()[0] if hasattr(value, "__dlpack_device__") else CPU
     if int(device) not in (CPU, CUDA_HOST):
-        place = DEVICES.get(int(device), f"device type {int(device)}")
-        raise TypeError(
-            f"{name} lies in {place} memory: cavmae takes arrays in host memory, and brings them to its device by "
-            f"itself; pass {name}.cpu() (torch) or {name}.get() (CuPy)"
-        )
+        raise elsewhere(name, DEVICES.get(int(device), f"device type {int(device)}"))
     try:
         return Tensor.from_dlpack(value).numpy()
     except CavmaeError as error:
@@ -71,6 +74,8 @@ def as_array(
         array = value
     elif hasattr(value, "__dlpack__"):
         array = _from_dlpack(value, name)
+    elif hasattr(value, "__cuda_array_interface__"):
+        raise elsewhere(name, "CUDA")
     elif hasattr(value, "__array__") or hasattr(value, "__array_interface__"):
         array = np.asarray(value)
     else:

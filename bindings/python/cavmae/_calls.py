@@ -19,7 +19,7 @@ import weakref
 from types import FrameType
 from typing import Any, Callable, Optional, cast
 
-from ._errors import BY_STATUS, CavmaeError, InternalError, StateError
+from ._errors import BY_STATUS, BackendError, CavmaeError, InternalError, StateError
 from ._library import library
 from ._records import CONSTANTS
 
@@ -55,10 +55,20 @@ process = _Process()
 # ---- Failures
 
 
+MEDIA_PLUGIN = "libcavmae-media.so"
+# It lacks FFmpeg's libraries of the version that it was built for, and FFmpegPrograms its programs.
+HOW_TO_DECODE = (
+    ". To decode media files install FFmpeg (Debian: apt install ffmpeg), whose programs are used where its libraries are "
+    "of another version; or decode with something else: Context.set_decoder, or Model.embed of arrays"
+)
+
+
 def error_of(status: int) -> CavmaeError:
     """The exception for a status, with this thread's last sentence."""
     text = library().cavmae_last_error().decode("utf-8", "replace")
     kind = BY_STATUS.get(status, InternalError)
+    if kind is BackendError and MEDIA_PLUGIN in text:
+        text += HOW_TO_DECODE
     error = kind(text or library().cavmae_status_str(status).decode())
     error.status = status
     return error
@@ -201,8 +211,8 @@ class _Unraisable:
 PATIENCE = 10.0  # seconds that the end of the process waits for calls of daemon threads, which are told to stop
 
 
-def free_later(owner: object, name: str, pointer: Any) -> "weakref.finalize[[str, Any, int], Any]":
-    """Frees what pointer points to when owner dies, or the process ends."""
+def free_later(owner: object, name: str, pointer: Any) -> Any:
+    """Frees what pointer points to when owner dies, or the process ends: a weakref.finalize."""
     return weakref.finalize(owner, _free, name, pointer, process.generation)
 
 

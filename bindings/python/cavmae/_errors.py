@@ -103,9 +103,10 @@ class InternalError(CavmaeError, RuntimeError):
     """A fault of the library: please report it."""
 
 
-BY_STATUS: dict[int, type[CavmaeError]] = {
-    error.status: error for error in CavmaeError.__subclasses__() if error.__module__ == __name__
-}
+BY_STATUS: dict[int, type[CavmaeError]] = {error.status: error for error in CavmaeError.__subclasses__()}
+
+for _error in (CavmaeError, *BY_STATUS.values()):
+    _error.__module__ = "cavmae"  # tracebacks name them as programs do
 
 
 def status_of(error: BaseException) -> int:

@@ -11,9 +11,11 @@ import numpy as np
 
 from . import _records as r
 from ._arrays import as_array, pointer, view
+from ._device_arrays import as_input, ready
 from ._errors import StateError
 
 if TYPE_CHECKING:
+    from .context import Context
     from .data import Loader
 
 # Of each field: its type, the dimensions that it may have, and the type of C's pointer.
@@ -29,11 +31,14 @@ _FIELDS: dict[str, Tuple[Any, Tuple[int, ...], Any]] = {
     "pcm": (np.int16, (2,), ctypes.c_int16),
     "pixels": (np.uint8, (4, 5), ctypes.c_uint8),
 }
+_ON_DEVICE = ("audio", "image", "pcm", "pixels")
 
 
 @dataclass(frozen=True, eq=False)
 class Batch:
-    """Clips, as C-contiguous arrays in host memory: NumPy's, or anything with DLPack (torch, JAX). Nothing is copied.
+    """Clips, as C-contiguous arrays: NumPy's, or anything with DLPack (torch, CuPy, JAX). Nothing is copied.
+
+    With a model on a GPU audio, image, pcm and pixels may lie there, too (but not for inpainting); else in host memory.
 
     audio: float32 [B, T, F], prepared as the model's input contract says; with audio_frames [sum of T, F].
     image: float32 [B, C, H, W], or [B, frames, C, H, W].
@@ -67,7 +72,8 @@ class Batch:
             value = getattr(self, name)
             if value is None:
                 continue
-            array = as_array(value, name, dtype, dims)
+            on_device = name in _ON_DEVICE
+            array: Any = as_input(value, name, dtype, dims) if on_device else as_array(value, name, dtype, dims)
             object.__setattr__(self, name, array)
             flat = (name == "audio" and array.ndim == 2) or (name == "mask_a" and array.ndim == 1)
             if flat and self.audio_frames is None:
@@ -99,6 +105,7 @@ class Batch:
 
     @property
     def classes(self) -> int:
+        """Of labels; 0: there are none."""
         return 0 if self.labels is None else int(self.labels.shape[1])
 
     def __len__(self) -> int:
@@ -158,11 +165,12 @@ class Batch:
                 f"mask_v has {self.mask_v.size // max(self.count, 1)} tokens a clip, and the model {side**2}"
             )
 
-    def _record(self, config: Optional[Mapping[str, Any]]) -> Any:
-        """The C record, which is valid while this object is."""
+    def _record(self, config: Mapping[str, Any], context: "Optional[Context]") -> Any:
+        """The C record, which is valid while this object is, for a call of one of the context's objects; None: which reads it on the host."""
         self._check_valid()
-        if config is not None:
-            self._check_model(config)
+        for name in _ON_DEVICE:
+            ready(getattr(self, name), context)
+        self._check_model(config)
         record = r.new(
             r.cavmae_batch,
             count=self.count,

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import ctypes
 import difflib
+import re
 import threading
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Iterator, MutableMapping, Optional, Tuple, Union
 
 from . import _records as r
@@ -23,9 +25,27 @@ Value = Union[int, float, str]
 _I64, _F64, _STR = (r.constant(f"TYPE_{name}") for name in ("I64", "F64", "STR"))
 
 
+def _header() -> Optional[Path]:
+    """cavmae.h, the manual, which lies in the package, or in the clone that this is part of."""
+    here = Path(__file__).resolve()
+    places = (here.parent / "cavmae.h", here.parents[3] / "include" / "cavmae.h")
+    return next((place for place in places if place.exists()), None)
+
+
+def _meanings() -> dict[str, str]:
+    """What the header's comments say of keys: "lr. 5e-5", by name."""
+    header = _header()
+    text = "" if header is None else header.read_text(encoding="utf-8").replace("\\\n", " ")
+    found = re.findall(r"#define CAVMAE_P_\w+\s+\d+\s*/\*\s*(\w+)([:.].*?)\*/", text, flags=re.S)
+    return {name: re.sub(r"\s*\n\s*\*?\s*", " ", words).lstrip(":. ").strip() for name, words in found}
+
+
 @dataclass(frozen=True)
 class KeyInfo:
-    """What a key may be. min, max: inclusive, of numbers; choices: of words, None where any text goes."""
+    """What a key may be. min, max: inclusive, of numbers; choices: of words, None where any text goes.
+
+    meaning: what cavmae.h says of it, which ends with the default.
+    """
 
     name: str
     number: int
@@ -33,11 +53,14 @@ class KeyInfo:
     min: float
     max: float
     choices: Optional[Tuple[str, ...]]
+    meaning: str = ""
 
     def __str__(self) -> str:
         if self.type is str:
-            return f"{self.name}: {' | '.join(self.choices) if self.choices else 'text'}"
-        return f"{self.name}: {self.type.__name__} from {self.min:g} to {self.max:g}"
+            may_be = " | ".join(self.choices) if self.choices else "text"
+        else:
+            may_be = f"{self.type.__name__} from {self.min:g} to {self.max:g}"
+        return f"{self.name}: {may_be}" + (f"; {self.meaning}" if self.meaning else "")
 
 
 class _Keys:
@@ -52,12 +75,13 @@ def keys() -> dict[str, KeyInfo]:
     with _Keys.lock:
         if not _Keys.known:
             found: dict[str, KeyInfo] = {}
+            meanings = _meanings()
             info = r.new(r.cavmae_key_info)
             while library().cavmae_config_key_info(len(found), ctypes.byref(info)) == r.constant("OK"):
                 name = info.name.decode()
                 kind = {_I64: int, _F64: float, _STR: str}[info.type]
                 choices = tuple(info.choices.decode().split("|")) if info.choices else None
-                found[name] = KeyInfo(name, info.key, kind, info.min, info.max, choices)
+                found[name] = KeyInfo(name, info.key, kind, info.min, info.max, choices, meanings.get(name, ""))
             _Keys.known = found
         return _Keys.known
 
@@ -79,6 +103,14 @@ def _text(value: Any) -> str:
     return str(value) if isinstance(value, (int, str)) else repr(float(value))
 
 
+# Data without what training does to it.
+_AS_IT_IS: dict[str, Value] = {
+    **dict.fromkeys(("shuffle", "drop_last", "noise", "roll", "freq_mask", "time_mask", "balanced", "shuffle_pairs"), 0),
+    **dict.fromkeys(("mixup", "label_smoothing"), 0.0),
+    "frame": -1,
+}
+
+
 class Config(Handle, MutableMapping[str, Value]):
     """Options as attributes, as a mapping, or as keyword arguments::
 
@@ -86,10 +118,11 @@ class Config(Handle, MutableMapping[str, Value]):
         config.lr = 1e-4
         config["mask_mode_a"] = "time"
 
-    ``dir(config)`` lists the keys, ``config.describe("lr")`` says what one may be, and cavmae.h what it means. A key's
-    range is checked when it is set, what must fit together by ``check()`` and by everything that takes the config.
+    ``dir(config)`` lists the keys, ``print(config.describe("lr"))`` says what one may be and means. A key's range is
+    checked when it is set, what must fit together by ``check()`` and by everything that takes the config.
 
-    preset: "base" (the paper's) or "tiny" (for tests). recipe: sets some more keys, such as "finetune-as20k".
+    preset: "base" (the paper's) or "tiny" (for tests). recipe: sets some more keys, such as "finetune-as20k", whose
+    milestones are epochs: set ``config.milestone_unit = len(loader)`` before training. values count over both.
     """
 
     _pointer_type = config_pointer
@@ -189,7 +222,7 @@ class Config(Handle, MutableMapping[str, Value]):
 
     @staticmethod
     def describe(name: str) -> KeyInfo:
-        """Type and range of a key."""
+        """Type, range and meaning of a key: ``print(config.describe("mixup"))``."""
         return _key(name)
 
     def apply(self, recipe: str) -> "Config":
@@ -197,14 +230,25 @@ class Config(Handle, MutableMapping[str, Value]):
         call(library().cavmae_config_apply, self._handle, recipe.encode())
         return self
 
-    def copy(self, **changes: Any) -> "Config":
-        """A copy, with changes."""
+    def copy(self, *, recipe: Optional[str] = None, **changes: Any) -> "Config":
+        """A copy, with a recipe's keys, and then with changes."""
         pointer = made(config_pointer, library().cavmae_config_clone, self._handle)
         copied = Config._from(pointer, self.context, self._preset, self._world)
+        if recipe is not None:
+            copied.apply(recipe)
         copied.update(changes)
         return copied
 
     __copy__ = copy
+
+    def for_evaluation(self, **changes: Any) -> "Config":
+        """A copy for a Loader that gives all clips once, in the manifest's order, as they are, with the middle picture.
+
+        No shuffling, no last batch left out, no augmentation, smoothing or balance. changes: e.g. ``frame=-3``, all
+        clip_frames pictures of each clip.
+        """
+        keys: dict[str, Any] = {**_AS_IT_IS, **changes}
+        return self.copy(**keys)
 
     def check(self) -> "Config":
         """Everything that must fit together; ShapeError or ArgumentError name the key."""

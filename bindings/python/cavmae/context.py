@@ -99,6 +99,8 @@ class Context(Handle):
         if log_level not in _NAMES:
             raise ValueError(f"log_level must be one of {', '.join(_NAMES)}, not {log_level!r}")
         self._callbacks = _callbacks(log or _to_logger, cancel, progress)
+        self._decoder: Any = None  # for media files: None: nobody has looked for one yet
+        self._log, self._log_level = log or _to_logger, _NAMES[log_level]
         options = r.new(
             r.cavmae_context_options,
             threads=threads,
@@ -128,6 +130,7 @@ class Context(Handle):
 
     @property
     def threads(self) -> int:
+        """Working threads, the caller's own included."""
         return int(library().cavmae_context_threads(self._handle))
 
     def set_decoder(self, decoder: Any) -> None:
@@ -135,6 +138,10 @@ class Context(Handle):
         from .decoder import install
 
         self._decoder = install(self, decoder)
+
+    def _tell(self, level: int, message: str) -> None:
+        if level <= self._log_level:
+            self._log(level, message)
 
     def __repr__(self) -> str:
         return "Context(closed)" if self.closed else f"Context(threads={self.threads}, device={self.device!r})"

@@ -15,6 +15,7 @@ from ._library import library
 from .batch import Batch, from_record
 from .config import Config
 from .context import Context, Path, context_of, encoded
+from .media import ready
 
 
 @dataclass(frozen=True)
@@ -38,14 +39,22 @@ class Loader(Handle):
             for batch in loader:
                 trainer.step(batch)
 
+    and for evaluation every clip once, in the manifest's order, as it is::
+
+        for batch in cavmae.Loader(config.for_evaluation(), "val.json", "labels.csv"):
+            scores = model.embed(batch, outputs="scores").scores
+
     A batch shows the loader's memory, and is valid until the next one; ``batch.copy()`` keeps it. An iteration that is
-    left early goes on where it was; ``seek(0)`` goes back. labels: a CSV of classes, None: without.
+    left early goes on where it was; ``seek(0)`` goes back. labels: a CSV of classes, None: without. values: keys of the
+    configuration to change, ``batch=4``.
     """
 
     _pointer_type = loader_pointer
     _free = "cavmae_loader_free"
 
-    def __init__(self, config: Config, manifest: Path, labels: Optional[Path] = None) -> None:
+    def __init__(self, config: Config, manifest: Path, labels: Optional[Path] = None, **values: Any) -> None:
+        if values:
+            config = config.copy(**values)
         self.context = config.context
         self._values = dict(config)
         self._turn = 0  # batches given out and taken back: tells which batch is valid
@@ -57,6 +66,7 @@ class Loader(Handle):
     def next(self) -> Optional[Batch]:
         """The next batch; None at the end of an epoch, and the call after that starts the next one."""
         handle = self._handle
+        ready(self.context)
         self._turn += 1
         out = r.P(r.cavmae_batch)()
         call(library().cavmae_loader_next, handle, ctypes.byref(out))
@@ -105,6 +115,7 @@ class Loader(Handle):
 
     @property
     def classes(self) -> int:
+        """Of the labels file; 0: there is none."""
         return int(library().cavmae_loader_classes(self._handle))
 
     def item(self, index: int) -> Item:
@@ -152,6 +163,7 @@ def pack(
 ) -> PackReport:
     """Writes all that a manifest or folder lists into one file, decoded, that a Loader takes in its place."""
     record = r.new(r.cavmae_pack_report)
+    ready(config.context)
     call(
         library().cavmae_pack,
         config._handle,

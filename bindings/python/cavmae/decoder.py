@@ -24,6 +24,8 @@ Source = Union[str, bytes]
 class Decoder:
     """For Context.set_decoder: derive from it. Functions may be called from several threads at once.
 
+    FFmpegPrograms is one.
+
     source: a path, or a file's bytes. What they raise becomes the call's error, with its text: FileError, FormatError,
     Unsupported and MediaError say what the matter is.
     """

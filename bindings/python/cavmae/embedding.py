@@ -12,10 +12,11 @@ import numpy as np
 
 from . import _records as r
 from ._arrays import new_array, pointer
+from ._device_arrays import as_input, ready as ready_array
 from ._calls import Progress, call, callback, thread
-from ._errors import CavmaeError, status_of
+from ._errors import CavmaeError, MediaError, status_of
 from ._library import library
-from .media import Media, media_probe, source_of
+from .media import Media, media_probe, ready, source_of
 
 if TYPE_CHECKING:
     from .batch import Batch
@@ -45,15 +46,15 @@ class Embedding:
     [B, frames, ...].
     """
 
-    audio: Optional[Any] = None
-    visual: Optional[Any] = None
-    joint: Optional[Any] = None
-    audio_tokens: Optional[Any] = None
-    visual_tokens: Optional[Any] = None
-    joint_tokens: Optional[Any] = None
-    features: Optional[Any] = None
-    logits: Optional[Any] = None
-    scores: Optional[Any] = None
+    audio: Any = None
+    visual: Any = None
+    joint: Any = None
+    audio_tokens: Any = None
+    visual_tokens: Any = None
+    joint_tokens: Any = None
+    features: Any = None
+    logits: Any = None
+    scores: Any = None
 
     def arrays(self) -> dict[str, Any]:
         """Those that were asked for."""
@@ -171,10 +172,24 @@ def _frames_of_clips(batch: "Batch", config: Mapping[str, Any]) -> "Optional[np.
     return lengths
 
 
-def embed_batch(model: "Model", batch: "Batch", wanted: Plan, progress: Optional[Progress] = None) -> Embedding:
+def _fill(arrays: dict[str, Any], out: Mapping[str, Any], model: "Model") -> None:
+    """The caller's arrays take the place of those that were allocated, whose shapes they have."""
+    for name, value in out.items():
+        array = as_input(value, name, np.float32, (arrays[name].ndim,))
+        if array.shape != arrays[name].shape:
+            raise ValueError(f"out: {name} must have the shape {arrays[name].shape}, not {array.shape}")
+        if isinstance(array, np.ndarray) and not array.flags.writeable:
+            raise ValueError(f"out: {name} is not writeable")
+        ready_array(array, model.context)
+        arrays[name] = array
+
+
+def embed_batch(
+    model: "Model", batch: "Batch", wanted: Plan, out: Mapping[str, Any], progress: Optional[Progress] = None
+) -> Embedding:
     """cavmae_embed."""
     config, frames = model._values, batch.frames
-    record = batch._record(config)
+    record = batch._record(config, model.context)
     arrays = wanted.allocate(batch.count, frames)
     lengths = _frames_of_clips(batch, config)
     if lengths is not None:
@@ -184,6 +199,7 @@ def embed_batch(model: "Model", batch: "Batch", wanted: Plan, progress: Optional
         pictures = wanted.shapes["visual_tokens"][0] * batch.count
         rows = {"audio_tokens": sound, "joint_tokens": (sound + pictures) * max(frames, 1)}
         arrays.update({name: new_array((rows[name], width), np.float32) for name in rows if name in arrays})
+    _fill(arrays, out, model)
     call(
         library().cavmae_embed,
         model._handle,
@@ -191,13 +207,14 @@ def embed_batch(model: "Model", batch: "Batch", wanted: Plan, progress: Optional
         ctypes.byref(wanted.record(arrays)),
         progress=progress,
     )
-    return Embedding(**arrays)
+    return Embedding(**{**arrays, **out})
 
 
 # ---- Files
 
 
 def _plan_of_file(model: "Model", media: Media, wanted: Callable[[Tuple[bool, bool]], Plan], known: bool) -> Plan:
+    ready(model.context)
     if known:
         return wanted((True, True))
     info = media_probe(media, context=model.context)
@@ -254,7 +271,10 @@ def embed_files(
     skip_broken: bool,
 ) -> Embeddings:
     """Many files, one after another: the library works on all threads within each."""
+    if isinstance(paths, (str, bytes, os.PathLike)):
+        raise TypeError("paths must be a list of files: embed_file embeds one")
     every = list(paths)
+    chosen = outputs is not None
     if outputs is None:  # the same of each, so that the rows are alike
         outputs = plan(model._values, None, (True, True), mode, average).outputs
     told = show_progress if progress is True else (progress or None)
@@ -265,6 +285,8 @@ def embed_files(
             one = embed_file(model, media, outputs, frames, mode, average)
         except CavmaeError as error:
             if not skip_broken or isinstance(error, (MemoryError, NotImplementedError)):
+                if isinstance(error, MediaError) and not chosen:
+                    raise MediaError(f"{error}; outputs=('audio',) or ('visual',) needs one track alone") from None
                 raise
             failed[media if isinstance(media, (str, os.PathLike)) else number] = error
         else:

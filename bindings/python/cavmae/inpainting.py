@@ -85,7 +85,7 @@ def inpaint(
         library().cavmae_inpaint,
         model._handle,
         None if config is None else config._handle,
-        ctypes.byref(clips._record(shape)),
+        ctypes.byref(clips._record(shape, None)),
         draw,
         ctypes.byref(record),
     )
@@ -103,7 +103,7 @@ def localize(model: "Model", batch: Optional[BatchLike] = None, **fields: Any) -
     clips = as_batch(batch, fields)
     side = int(model._values["image_size"]) // int(model._values["patch_size"])
     heat = new_array((clips.count, *((clips.frames,) if clips.frames else ()), side, side), np.float32)
-    record = clips._record(model._values)
+    record = clips._record(model._values, model.context)
     call(library().cavmae_localize, model._handle, ctypes.byref(record), pointer(heat, ctypes.c_float))
     return heat
 

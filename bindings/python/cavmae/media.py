@@ -1,4 +1,4 @@
-"""Media files: what is in them, their sound and their pictures, through FFmpeg (libcavmae-media.so)."""
+"""Media files: what is in them, their sound and their pictures, through FFmpeg: libcavmae-media.so, or the programs."""
 
 from __future__ import annotations
 
@@ -51,13 +51,22 @@ def source_of(media: Media, name: Optional[str] = None) -> Tuple[Any, Any]:
 _NOTHING = ctypes.c_char()
 
 
+def ready(context: Optional[Context]) -> Context:
+    """A context that can decode, if this machine can."""
+    from .ffmpeg import ready_decoder
+
+    context = context_of(context)
+    ready_decoder(context)
+    return context
+
+
 def media_probe(media: Media, *, context: Optional[Context] = None) -> MediaInfo:
     """What is in a media file. FileError, FormatError, Unsupported, MediaError."""
     source, kept = source_of(media)
     record = r.new(r.cavmae_media_info)
     call(
         library().cavmae_media_probe_source,
-        context_of(context)._handle,
+        ready(context)._handle,
         ctypes.byref(source),
         ctypes.byref(record),
     )
@@ -74,7 +83,7 @@ def media_audio(media: Media, *, context: Optional[Context] = None) -> "Tuple[np
     def read(*arguments: Any) -> int:
         return int(library().cavmae_media_audio_source(*arguments, ctypes.byref(rate)))
 
-    out = made(tensor_pointer, read, context_of(context)._handle, ctypes.byref(source))
+    out = made(tensor_pointer, read, ready(context)._handle, ctypes.byref(source))
     del kept
     return Tensor(out).numpy(), rate.value
 
@@ -88,7 +97,7 @@ def media_frames(
     out = made(
         tensor_pointer,
         library().cavmae_media_frames_source,
-        context_of(context)._handle,
+        ready(context)._handle,
         ctypes.byref(source),
         pointer(times, ctypes.c_double),
         len(times),

@@ -186,6 +186,7 @@ class Model(Handle):
 
     @property
     def parameters(self) -> Parameters:
+        """By name: read-only views, which can be set as items."""
         return Parameters(self)
 
     def tensor(self, name: str) -> Tensor:
@@ -229,6 +230,7 @@ class Model(Handle):
         outputs: Optional[Sequence[str]] = None,
         mode: Optional[str] = None,
         average: str = "scores",
+        out: Optional[Mapping[str, Any]] = None,
         progress: Optional[Progress] = None,
     ) -> Embedding:
         """Embeds clips that are prepared already, or raw samples and pixels: see Batch for the shapes.
@@ -236,7 +238,11 @@ class Model(Handle):
         outputs: names of Embedding's fields; None: audio, visual and joint, as far as the input goes.
         mode: of features, logits and scores: "multimodal", "audioonly", ...; None: the model's.
         average: what of several frames is averaged into scores: "scores", "logits" or "features".
+        out: arrays to fill by their outputs' names, which outputs then need not repeat: float32, C-contiguous, of the
+        shapes that are returned; like the inputs on the host, or where the model's GPU has them (torch, CuPy).
         """
+        if out and outputs is None:
+            outputs = tuple(out)
         fields = {"audio": audio, "image": image, "pcm": pcm, "pixels": pixels, "audio_frames": audio_frames}
         clips = as_batch(batch, fields)
         has = (
@@ -244,7 +250,10 @@ class Model(Handle):
             clips.image is not None or clips.pixels is not None,
         )
         wanted = embedding.plan(self._values, outputs, has, mode, average)
-        return embedding.embed_batch(self, clips, wanted, progress)
+        for name in out or ():
+            if name not in wanted.outputs:
+                raise ValueError(f"out has {name!r}, which is not among the outputs {wanted.outputs}")
+        return embedding.embed_batch(self, clips, wanted, out or {}, progress)
 
     def embed_file(
         self,

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import ctypes
+import json
 import os
+import threading
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Iterator, Optional, Sequence, Tuple
+from typing import TYPE_CHECKING, Any, Iterator, Optional, Sequence, Tuple, Union
 
 import numpy as np
 
 from ._abi import index as index_pointer
 from ._arrays import as_array, new_array, pointer
 from ._calls import Progress, call
+from ._errors import FormatError
 from ._handles import Handle, made
 from ._library import library
 from .context import Context, Path, context_of
 from .embedding import Embedding, Embeddings
+from .files import SafetensorsFile, save_safetensors
 
 if TYPE_CHECKING:
     from .world import World
@@ -23,7 +27,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Match:
-    """A row that was found: its number, its cosine, and its name (the path of a file that was embedded)."""
+    """A row that was found: its number, its cosine, and its name (the path of a file that was embedded), or None."""
 
     id: int
     score: float
@@ -45,9 +49,11 @@ class Matches:
     def __len__(self) -> int:
         return int((self.ids >= 0).sum()) if self.ids.ndim == 1 else int(self.ids.shape[0])
 
-    def __getitem__(self, place: int) -> Any:
+    def __getitem__(self, place: Union[int, slice]) -> Any:
         if self.ids.ndim == 2:
             return Matches(self.ids[place], self.scores[place], self.names)
+        if isinstance(place, slice):
+            return [self[one] for one in range(*place.indices(len(self)))]
         if place < 0:
             place += len(self)
         if not 0 <= place < len(self):
@@ -75,13 +81,45 @@ def rows_of(embeddings: Any, kind: str) -> Any:
     return rows
 
 
+_METADATA = ("cavmae.index", "cavmae.index.dim")  # the library's
+_NAMES = "cavmae.index.names"  # ours: a list in JSON, with null for a row without name
+_KIND = "cavmae.index.kind"  # ours
+
+
+def _encoded_names(names: Sequence[Any]) -> str:
+    plain = [os.fspath(name) if isinstance(name, os.PathLike) else name for name in names]
+    for name in plain:
+        if name is not None and not isinstance(name, (str, int, float)):
+            raise TypeError(f"a file's names are text, numbers, paths or None, not {name!r}")
+    return json.dumps(plain)
+
+
+def _metadata_of(path: Path) -> Any:
+    """Of an index file that the library has read and found whole."""
+    with open(path, "rb") as file:
+        size = int.from_bytes(file.read(8), "little")
+        if size > os.fstat(file.fileno()).st_size:
+            return {}  # the manifest of shards
+        return json.loads(file.read(size)).get("__metadata__", {})
+
+
+def _names_in(metadata: Any, path: Path, count: int) -> "list[Any]":
+    try:
+        names = json.loads(metadata.get(_NAMES, "[]"))
+    except ValueError as error:
+        raise FormatError(f"{os.fspath(path)}: metadata {_NAMES} is no JSON: {error}") from None
+    if not isinstance(names, list) or len(names) not in (0, count):
+        raise FormatError(f"{os.fspath(path)}: metadata {_NAMES} is not a list of {count} names")
+    return names
+
+
 class Index(Handle):
     """Rows to search by cosine: exact, in float32.
 
     embeddings: what Model.embed_files gave, with the paths as names, or rows float32 [count, dim].
     kind: which of the embeddings: "visual" (None: where they have it, else "audio"), with which e.audio and e.visual of
     others are comparable; or "joint". names: of the rows, for Match.name. dim: of an index without rows yet.
-    Names live in this object, ``save`` writes the rows alone.
+    ``save`` and ``load`` keep the names, paths as text.
     """
 
     _pointer_type = index_pointer
@@ -111,18 +149,26 @@ class Index(Handle):
             self.add(embeddings, names=names)
 
     @classmethod
-    def _from(cls, pointer: Any, context: Context, names: Optional[Sequence[Any]]) -> "Index":
+    def _from(cls, pointer: Any, context: Context) -> "Index":
         index = cls.__new__(cls)
-        index.context, index.kind, index.names = context, "visual", list(names or ())
+        index.context, index.kind, index.names = context, "visual", []
         index._adopt(pointer)
         return index
 
     @classmethod
     def load(cls, path: Path, *, names: Optional[Sequence[Any]] = None, context: Optional[Context] = None) -> "Index":
-        """An index that was saved, or the manifest.json of cavmae-embed --shards."""
+        """An index that was saved, by any program, or the manifest.json of cavmae-embed --shards.
+
+        names: of the rows; None: those that ``save`` has put into the file.
+        """
         context = context_of(context)
-        loaded = made(index_pointer, library().cavmae_index_load, context._handle, os.fsencode(path))
-        return cls._from(loaded, context, names)
+        index = cls._from(made(index_pointer, library().cavmae_index_load, context._handle, os.fsencode(path)), context)
+        metadata = _metadata_of(path)
+        index.kind = metadata.get(_KIND, "visual")
+        index.names = _names_in(metadata, path, index.count) if names is None else list(names)
+        if names is not None and len(index.names) != index.count:
+            raise ValueError(f"there are {len(index.names)} names for {index.count} rows")
+        return index
 
     @classmethod
     def load_part(cls, path: Path, part: int, parts: int, *, context: Optional[Context] = None) -> "Tuple[Index, int]":
@@ -138,11 +184,28 @@ class Index(Handle):
             parts,
             ctypes.byref(first),
         )
-        return cls._from(loaded, context, None), first.value
+        return cls._from(loaded, context), first.value
 
     def save(self, path: Path) -> None:
-        """Writes the rows, atomically."""
-        call(library().cavmae_index_save, self._handle, os.fsencode(path))
+        """Writes rows, names and kind into one file, atomically; the C library and its programs read the rows of it.
+
+        Names must be text, numbers, paths or None, which come back as they are, but for paths, which are text then.
+        """
+        if not self.names and self.kind == "visual":
+            call(library().cavmae_index_save, self._handle, os.fsencode(path))
+            return
+        more = {_KIND: self.kind}
+        if self.names:
+            more[_NAMES] = _encoded_names([*self.names, *[None] * (self.count - len(self.names))])
+        rows = f"{os.fspath(path)}.{os.getpid()}.{threading.get_ident()}.rows"
+        try:
+            call(library().cavmae_index_save, self._handle, os.fsencode(rows))
+            with SafetensorsFile(rows, context=self.context) as file:
+                metadata = {key: file.metadata(key) or "" for key in _METADATA}
+                save_safetensors(path, dict(file), {**metadata, **more}, context=self.context)
+        finally:
+            if os.path.exists(rows):
+                os.unlink(rows)
 
     def add(self, embeddings: Any, *, names: Optional[Sequence[Any]] = None) -> None:
         """Adds rows [count, dim] or one [dim], or what embed_files gave; ids go on from what is there."""
@@ -189,6 +252,7 @@ class Index(Handle):
 
     @property
     def count(self) -> int:
+        """Rows."""
         return int(library().cavmae_index_count(self._handle))
 
     def __len__(self) -> int:
@@ -196,6 +260,7 @@ class Index(Handle):
 
     @property
     def dim(self) -> int:
+        """Width of the rows."""
         return int(library().cavmae_index_dim(self._handle))
 
     def __repr__(self) -> str:

@@ -63,6 +63,13 @@ _is_unused = ctypes.PYFUNCTYPE(ctypes.c_int, c_void_p, c_char_p)(("PyCapsule_IsV
 _address_in = ctypes.PYFUNCTYPE(c_void_p, c_void_p, c_char_p)(("PyCapsule_GetPointer", ctypes.pythonapi))
 
 
+def capsule_contents(capsule: Any) -> Any:
+    """The struct in a capsule that was not used yet; valid while the capsule is."""
+    if not _is_capsule(capsule, _UNUSED):
+        raise TypeError("__dlpack__ gave no capsule 'dltensor'")
+    return ctypes.cast(_in_capsule(capsule, _UNUSED), r.P(_Managed)).contents
+
+
 class Tensor(Handle):
     """An array that the library owns, or a view of one of its objects.
 
@@ -96,6 +103,7 @@ class Tensor(Handle):
 
     @property
     def shape(self) -> Tuple[int, ...]:
+        """Sizes, () of a scalar."""
         dims = library().cavmae_tensor_dims(self._handle)
         sizes = library().cavmae_tensor_shape(self._handle)
         return tuple(sizes[i] for i in range(dims))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 import os
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Optional
+from typing import TYPE_CHECKING, Any, Literal, Optional, overload
 
 import numpy as np
 
@@ -75,6 +75,7 @@ class Optimizer(Handle):
 
     @property
     def updates(self) -> int:
+        """Taken so far."""
         return int(library().cavmae_optimizer_updates(self._handle))
 
     @property
@@ -121,8 +122,14 @@ class Trainer(Handle):
 
     # ---- Steps
 
+    @overload
+    def step(
+        self, batch: Optional[BatchLike] = None, *, wait: Literal[True] = True, **fields: Any
+    ) -> StepResult: ...
+    @overload
+    def step(self, batch: Optional[BatchLike] = None, *, wait: bool, **fields: Any) -> Optional[StepResult]: ...
     def step(self, batch: Optional[BatchLike] = None, *, wait: bool = True, **fields: Any) -> Optional[StepResult]:
-        """finetune_step of a model with a head, pretrain_step of one without."""
+        """Trains on one batch: finetune_step of a model with a head, pretrain_step of one without."""
         take = self.finetune_step if self.model.classes else self.pretrain_step
         return take(batch, wait=wait, **fields)
 
@@ -132,6 +139,14 @@ class Trainer(Handle):
             return self.finetune_evaluate(batch, **fields)
         return self.pretrain_evaluate(batch, number, **fields)
 
+    @overload
+    def pretrain_step(
+        self, batch: Optional[BatchLike] = None, *, wait: Literal[True] = True, **fields: Any
+    ) -> StepResult: ...
+    @overload
+    def pretrain_step(
+        self, batch: Optional[BatchLike] = None, *, wait: bool, **fields: Any
+    ) -> Optional[StepResult]: ...
     def pretrain_step(
         self, batch: Optional[BatchLike] = None, *, wait: bool = True, **fields: Any
     ) -> Optional[StepResult]:
@@ -142,6 +157,14 @@ class Trainer(Handle):
         """
         return self._take(library().cavmae_pretrain_step, batch, fields, (), wait)
 
+    @overload
+    def finetune_step(
+        self, batch: Optional[BatchLike] = None, *, wait: Literal[True] = True, **fields: Any
+    ) -> StepResult: ...
+    @overload
+    def finetune_step(
+        self, batch: Optional[BatchLike] = None, *, wait: bool, **fields: Any
+    ) -> Optional[StepResult]: ...
     def finetune_step(
         self, batch: Optional[BatchLike] = None, *, wait: bool = True, **fields: Any
     ) -> Optional[StepResult]:
@@ -162,7 +185,7 @@ class Trainer(Handle):
 
     def _take(self, function: Any, batch: Any, fields: Any, more: Any, wait: bool) -> Optional[StepResult]:
         clips: Batch = as_batch(batch, fields)
-        record = clips._record(self.model._values)
+        record = clips._record(self.model._values, self.model.context)
         result = r.new(r.cavmae_step_result)
         try:
             call(function, self._handle, ctypes.byref(record), *more, ctypes.byref(result) if wait else None)

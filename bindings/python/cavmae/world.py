@@ -218,10 +218,12 @@ class World(Handle):
 
     @property
     def rank(self) -> int:
+        """Of this one, from 0."""
         return int(library().cavmae_world_rank(self._handle))
 
     @property
     def size(self) -> int:
+        """Number of ranks."""
         return int(library().cavmae_world_size(self._handle))
 
     @property
@@ -232,6 +234,7 @@ class World(Handle):
     # ---- For the program's own needs; collective
 
     def barrier(self) -> None:
+        """Returns when all ranks have called it."""
         self._collective(library().cavmae_world_barrier)
 
     def sum(self, values: Any) -> "np.ndarray[Any, Any]":

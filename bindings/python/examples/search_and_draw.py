@@ -44,7 +44,7 @@ else:
         print(f"epoch {epoch + 1}: loss {losses[-1]:.4f}")
 
 # %% Embeddings of all clips, in the manifest's order
-gallery = cavmae.Loader(config.copy(shuffle=0, drop_last=0, batch=16, broken="error"), args.data)
+gallery = cavmae.Loader(config.for_evaluation(batch=16, broken="error"), args.data)
 rows = [model.embed(batch, outputs=("audio", "visual")) for batch in gallery]
 audio, visual = np.concatenate([row.audio for row in rows]), np.concatenate([row.visual for row in rows])
 ids = [gallery.item(number).id for number in range(gallery.count)]
@@ -56,7 +56,7 @@ queries = np.linspace(0, len(ids) - 1, min(args.queries, len(ids))).astype(int)
 found = [index.search(audio[query], k=4) for query in queries]
 
 # %% What is heard and seen of a clip
-clips = cavmae.Loader(config.copy(shuffle=0, drop_last=0, batch=1, broken="error"), args.data)
+clips = cavmae.Loader(config.for_evaluation(batch=1, broken="error"), args.data)
 
 
 def clip(number: int) -> cavmae.Batch:
@@ -69,7 +69,7 @@ def clip(number: int) -> cavmae.Batch:
 def picture(batch: cavmae.Batch) -> np.ndarray:
     """[H, W, 3] in [0, 1]"""
     mean, std = (np.array(str(config[f"image_{name}"]).split(","), float) for name in ("mean", "std"))
-    return np.clip(batch.image[0].transpose(1, 2, 0) * std + mean, 0, 1)
+    return np.asarray(np.clip(batch.image[0].transpose(1, 2, 0) * std + mean, 0, 1))
 
 
 # %% The drawing

@@ -61,6 +61,18 @@ def test_presets_and_recipes(context):
         config.apply("pretrain-nothing")
 
 
+def test_data_for_evaluation(config):
+    recipe = config.copy(recipe="finetune-as20k", classes=3)
+    assert recipe.mixup == 0.5 and recipe.classes == 3 and config.mixup == 0
+    plain = recipe.for_evaluation(batch=2)
+    changed = {name for name in plain if plain[name] != recipe[name]}
+    off = {"shuffle", "drop_last", "noise", "roll", "freq_mask", "time_mask", "mixup", "label_smoothing"}
+    assert changed == off | {"frame", "batch"} and plain.frame == -1 and not any(plain[name] for name in off)
+    assert recipe.for_evaluation(frame=-3).frame == -3
+    balanced = config.copy(recipe="finetune-vggsound", shuffle_pairs=1).for_evaluation()
+    assert not balanced.balanced and not balanced.shuffle_pairs
+
+
 def test_copies_and_equality(config):
     other = config.copy(batch=7)
     assert (config.batch, other.batch) == (4, 7)
@@ -72,9 +84,22 @@ def test_copies_and_equality(config):
 def test_repr_and_descriptions(config):
     config.mask_mode_v = "frequency"
     assert repr(config) == "Config('tiny', mask_mode_v='frequency', lr=0.001)"
-    assert str(config.describe("mask_mode_a")) == "mask_mode_a: unstructured | time | frequency | time_frequency"
-    assert str(config.describe("batch")).startswith("batch: int from 1")
+    modes = "mask_mode_a: unstructured | time | frequency | time_frequency; "
+    assert str(config.describe("mask_mode_a")).startswith(modes)
+    assert str(config.describe("mlp_ratio")) == (
+        "mlp_ratio: float from 0.01 to 64; hidden width is (int)(D * mlp_ratio). 4.0"
+    )
+    assert "filled up to the first), pictures and labels" in config.describe("mixup").meaning
     assert config.changes() == {"mask_mode_v": "frequency", "lr": 0.001}
+
+
+def test_every_key_has_a_meaning():
+    from cavmae.config import keys
+
+    without = [name for name, info in keys().items() if not info.meaning]
+    # These say no more than their names: "lr. 5e-5" has a default, which is the least.
+    assert not without
+    assert not [name for name, info in keys().items() if "*/" in info.meaning or "  " in info.meaning]
 
 
 def test_every_key_can_be_read_and_set_to_itself(config):

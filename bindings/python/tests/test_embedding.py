@@ -233,8 +233,10 @@ def test_many_files(model, tmp_path):
     assert e.paths == tuple(paths[:2]) and len(e) == 2 and e.joint.shape == (2, 32)
     assert list(e.failed) == [paths[2]] and seen[-1] == (3, 3)
     np.testing.assert_array_equal(e.visual[0], model.embed_file(CLIP).visual)
-    with pytest.raises(cavmae.CavmaeError, match="tone.wav"):
+    with pytest.raises(cavmae.MediaError, match=r"tone.wav.*outputs=\('audio',\)"):
         model.embed_files(paths)
+    with pytest.raises(TypeError, match="a list of files"):
+        model.embed_files("clip.mp4")
     assert model.embed_files(paths, outputs=("audio",)).audio.shape == (3, 32)
     assert model.embed_files([]).audio.shape == (0, 32)
 

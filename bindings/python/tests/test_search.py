@@ -37,6 +37,53 @@ def test_search_is_exact(context):
     assert "Match(id=30" in repr(matches[30])
 
 
+def test_index_files_keep_names(context, tmp_path):
+    path = tmp_path / "index"
+    rows = np.random.default_rng(2).standard_normal((5, 8), np.float32)
+    index = cavmae.Index(rows[:3], names=[CLIP, "line\nbreak", 'a "quote" \udce4 \u00e4'], context=context)
+    index.add(rows[3:])
+    index.save(path)
+    again = cavmae.Index.load(path, context=context)
+    assert again.names == [str(CLIP), "line\nbreak", 'a "quote" \udce4 \u00e4', None, None]
+    np.testing.assert_array_equal(again.search(rows, k=1).ids[:, 0], range(5))
+    assert again.search(rows[0], k=2)[0].name == str(CLIP)
+    assert set(cavmae.SafetensorsFile(path, context=context)) == {"rows.0"}  # what C's reader wants
+    assert [entry.name for entry in tmp_path.iterdir()] == ["index"]
+    again.save(path)  # over the file that it is mapped from
+    assert cavmae.Index.load(path, context=context).names == again.names
+    with pytest.raises(TypeError, match="names are text, numbers, paths or None"):
+        cavmae.Index(rows[:1], names=[object()], context=context).save(path)
+    assert cavmae.Index.load(path, context=context).names == again.names  # as it was
+    with pytest.raises(cavmae.FileError):
+        again.save(tmp_path / "nothing" / "index")
+    spoken = cavmae.Index(cavmae.Embedding(audio=rows), context=context)
+    spoken.save(path)
+    loaded = cavmae.Index.load(path, context=context)
+    assert loaded.kind == "audio" and loaded.names == []
+    loaded.add(cavmae.Embedding(audio=rows, visual=rows * 0))
+    assert len(loaded) == 10
+
+
+def test_index_files_with_wrong_names(context, tmp_path):
+    tensors = {"rows.0": np.eye(2, dtype=np.float32)}
+    whole = {"cavmae.index": "1", "cavmae.index.dim": "2"}
+    for names, complaint in (('["one"]', "not a list of 2 names"), ('{"a": 1}', "not a list"), ("[", "no JSON")):
+        cavmae.save_safetensors(tmp_path / "index", tensors, {**whole, "cavmae.index.names": names}, context=context)
+        with pytest.raises(cavmae.FormatError, match=complaint):
+            cavmae.Index.load(tmp_path / "index", context=context)
+    with pytest.raises(ValueError, match="1 names for 2 rows"):
+        cavmae.Index.load(tmp_path / "index", names=["one"], context=context)
+
+
+def test_matches_are_a_sequence(context):
+    index = cavmae.Index(np.eye(4, dtype=np.float32), names="abcd", context=context)
+    found = index.search(np.array([0, 3, 2, 1], np.float32), k=10)
+    assert [match.name for match in found] == list("bcda") and found[-1].name == "a"
+    assert [match.name for match in found[:2]] == ["b", "c"]
+    with pytest.raises(IndexError):
+        found[4]
+
+
 def test_index_files_and_errors(context, tmp_path):
     rows = np.eye(4, dtype=np.float32)
     index = cavmae.Index(rows, names="abcd", context=context)
