@@ -4,7 +4,6 @@
  * loss curves, what the first run's model finds, and what it paints where it saw nothing. Ends with 1 if the runs'
  * mean is below R@10 = 10 times chance or R@1 = 5 times chance. */
 #define _GNU_SOURCE
-#include <errno.h>
 #include <inttypes.h>
 #include <math.h>
 #include <stdio.h>
@@ -15,6 +14,7 @@
 #include "drawing.h"
 #include "held_out.h"
 #include "inline_media.h"
+#include "page.h"
 #include "page_style.h"
 #include "program.h"
 
@@ -341,14 +341,10 @@ static void write_head(FILE *html, const report *r) {
     static const char *const ways[2] = {"of sounds find their picture among the first 10",
                                         "of pictures find their sound among the first 10"};
     const csv_table *steps = &r->runs[0].losses;
-    fprintf(
-        html,
-        "<!DOCTYPE html>\n<html lang=\"en\"><head><meta charset=\"utf-8\"><meta name=\"viewport\" "
-        "content=\"width=device-width,initial-scale=1\"><title>libcavmae: demo</title>\n<style>\n%s</style></head>"
-        "<body>\n<h1>Seeing what you hear</h1>\n<p class=\"lead\">What a small CAV-MAE learns in minutes on two CPU "
-        "cores, from pairs of sound and picture alone.</p>\n",
-        page_style);
     fputs(
+        "<h1>Seeing what you hear</h1>\n<p class=\"lead\">What a small CAV-MAE learns in minutes on two CPU cores, "
+        "from "
+        "pairs of sound and picture alone.</p>\n"
         "<p>Each clip shows one to four shapes over a background, and you hear them beat. Shape goes with timbre, size "
         "with pitch, number with rhythm, background with noise; place and hue say nothing about the sound. Nobody "
         "tells "
@@ -368,17 +364,16 @@ static void write_head(FILE *html, const report *r) {
 }
 
 static void write_page(const char *path, cavmae_context *context, const report *r) {
-    FILE *html = fopen(path, "w");
-    if (!html) die("cannot write %s: %s", path, strerror(errno));
+    FILE *html = open_page(path, "libcavmae: demo");
+    fputs(demo_style, html);
+    page_body(html);
     write_head(html, r);
     write_retrieval(html, r);
     write_losses(html, r);
     write_gallery(html, context, r);
     write_reconstructions(html, r);
     write_curves(html, r);
-    fputs("</body></html>\n", html);
-    int broken = ferror(html);
-    if (fclose(html) != 0 || broken) die("cannot write %s", path);
+    close_page(html, path);
 }
 
 /* ---- The terminal ---- */

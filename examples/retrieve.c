@@ -1,5 +1,5 @@
 /* cavmae-retrieve: how well sound finds pictures and pictures find sound in a manifest; or, with --query FILE, which of
- * its clips fit a file best. --sheet shows what was found.
+ * its clips fit a file best. --sheet shows what was found; --page, without a query, all clips and what is near each.
  *
  * --index searches in what cavmae-embed --shards made, its manifest.json, or an index file, instead; with --world each rank
  * holds a part of the shards, and rank 0 tells what all of them found. */
@@ -12,15 +12,17 @@
 #include "embed_manifest.h"
 #include "open_world.h"
 #include "png_file.h"
+#include "search_page.h"
 #include "sheet.h"
 
-static void print_metrics(cavmae_context *context, const char *direction, const output *queries, const output *gallery,
-                          int64_t count) {
+static cavmae_retrieval_metrics print_metrics(cavmae_context *context, const char *direction, const output *queries,
+                                              const output *gallery, int64_t count) {
     cavmae_retrieval_metrics m = {.struct_size = sizeof m};
     check(
         cavmae_retrieval_from_embeddings(context, queries->values, gallery->values, count, (int32_t)queries->dim, &m));
     printf("%-18s  R@1 %5.1f %%  R@5 %5.1f %%  R@10 %5.1f %%  median rank %g\n", direction, 100 * m.r1, 100 * m.r5,
            100 * m.r10, m.median_rank);
+    return m;
 }
 
 /* A search as it goes: everything that its steps need. */
@@ -180,7 +182,7 @@ static void search_index(cavmae_context *context, cavmae_model *model, cavmae_lo
 
 int main(int argc, char **argv) {
     const char *model_path = NULL, *manifest = NULL, *query = NULL, *sheet_path = NULL, *device = NULL;
-    const char *index = NULL, *by = "sound";
+    const char *index = NULL, *by = "sound", *page_path = NULL;
     world_options w = {0};
     int32_t k = 10, threads = 0;
     const option options[] = {
@@ -195,6 +197,10 @@ int main(int argc, char **argv) {
          .value = "P.png",
          .help = "what was found, as pictures and spectrograms",
          .text = &sheet_path},
+        {.name = "--page",
+         .value = "P.html",
+         .help = "all clips, and what is nearest to each by sound, by picture and by both, as a page",
+         .text = &page_path},
         {.name = "--index",
          .value = "I",
          .help = "with --query: search in this index, or manifest.json of shards; clips' names are --manifest's",
@@ -207,6 +213,7 @@ int main(int argc, char **argv) {
     read_options(argc, argv, "searches a manifest by sound and picture", options);
     if (!model_path || (!manifest && !index)) die("--model, and --manifest or --index, are needed");
     if (index && (!query || sheet_path)) die("--index goes with --query, without --sheet");
+    if (page_path && query) die("--page shows all clips, and goes without --query");
     if (strcmp(by, "sound") != 0 && strcmp(by, "picture") != 0) die("--by is sound or picture, not %s", by);
     if (w.kind && !index) die("--world goes with --index");
     if (k < 1) die("-k must be at least 1");
@@ -214,7 +221,7 @@ int main(int argc, char **argv) {
     cavmae_context *context = open_context_in(&w, device, threads, NULL);
     cavmae_model *model;
     check(cavmae_model_load(context, model_path, 0, NULL, &model));
-    if (sheet_path) need_files(context, manifest);
+    if (sheet_path || page_path) need_files(context, manifest);
     cavmae_loader *loader = manifest ? open_gallery(model, manifest, NULL) : NULL;
     if (index) {
         (void)open_world(&w, context, NULL);
@@ -226,21 +233,25 @@ int main(int argc, char **argv) {
         return 0;
     }
     int64_t count = cavmae_loader_count(loader);
-    output gallery[2] = {new_output(model, KIND_AUDIO, 0, count), new_output(model, KIND_VISUAL, 0, count)};
-    clip_list clips = embed_gallery(model, loader, gallery, 2);
+    if (page_path && count > SEARCH_PAGE_CLIPS)
+        die("%s has %lld clips, and a page takes %d: give it a part", manifest, (long long)count, SEARCH_PAGE_CLIPS);
+    output gallery[3] = {new_output(model, KIND_AUDIO, 0, count), new_output(model, KIND_VISUAL, 0, count),
+                         new_output(model, KIND_JOINT, 0, page_path ? count : 0)};
+    clip_list clips = embed_gallery(model, loader, gallery, page_path ? 3 : 2);
     const searcher s = {
         .context = context, .model = model, .loader = loader, .gallery = gallery, .clips = &clips, .k = k};
     if (query) {
         search(&s, query, sheet_path);
     } else {
-        print_metrics(context, "sound to picture", &gallery[0], &gallery[1], clips.count);
-        print_metrics(context, "picture to sound", &gallery[1], &gallery[0], clips.count);
+        const cavmae_retrieval_metrics way[2] = {
+            print_metrics(context, "sound to picture", &gallery[0], &gallery[1], clips.count),
+            print_metrics(context, "picture to sound", &gallery[1], &gallery[0], clips.count)};
         if (sheet_path) show_queries(&s, sheet_path);
+        if (page_path) write_search_page(page_path, context, model, loader, &clips, gallery, way, k);
     }
 
     free_clips(&clips);
-    free(gallery[0].values);
-    free(gallery[1].values);
+    for (int i = 0; i < 3; i++) free(gallery[i].values);
     cavmae_loader_free(loader);
     cavmae_model_free(model);
     cavmae_context_free(context);

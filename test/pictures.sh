@@ -1,5 +1,6 @@
 #!/bin/sh
-# The programs that draw: what they write is a PNG, of the size that its parts make it, and says what was measured.
+# The programs that draw: what they write is a PNG, of the size that its parts make it, and says what was measured; and
+# the search page, which a browser must understand whatever the files are called.
 cd "$(dirname "$0")/.." || exit 1
 . test/count.sh
 bin=${BUILD:-build}/bin
@@ -46,10 +47,87 @@ expect '^pictures for its sound' "$bin/cavmae-retrieve" --model "$model" --manif
     --query "$sound" --sheet "$work/s.png"
 picture "$work/s.png" 1
 
+# A page: each clip with its nearest; elements close as they open; every anchor and file that it leads to is there.
+# page FILE CLIPS RESULTS
+page() {
+    faults=$(LC_ALL=C awk -v clips="$2" -v results="$3" -v folder="$(dirname "$1")" '
+        function digit(text) { return index("0123456789ABCDEF", text) - 1 }
+        function decoded(text,   out) {
+            while (match(text, /%[0-9A-F][0-9A-F]/)) {
+                out = out substr(text, 1, RSTART - 1) \
+                    sprintf("%c", 16 * digit(substr(text, RSTART + 1, 1)) + digit(substr(text, RSTART + 2, 1)))
+                text = substr(text, RSTART + 3)
+            }
+            return out text
+        }
+        BEGIN { RS = "<" }
+        NR == 1 { if ($0 != "") print "text before the page"; next }
+        {
+            split($0, part, /[ >\n]/)
+            name = part[1]
+            if (name !~ /^[!\/a-z][a-zA-Z0-9]*$/ || index($0, ">") == 0) print "no element: <" $0
+            if (name ~ /^(!DOCTYPE|meta|img|br)$/) next
+            if (name ~ /^\//) {
+                if (open[depth--] != substr(name, 2)) print "</" open[depth + 1] "> is missing before <" name ">"
+                next
+            }
+            open[++depth] = name
+            tag = substr($0, 1, index($0, ">"))
+            if (match(tag, /id="[^"]*"/)) {
+                id = substr(tag, RSTART + 4, RLENGTH - 5)
+                if (there[id]++) print "twice: " id
+            }
+            if (match(tag, /href="#[^"]*"/)) leads[substr(tag, RSTART + 7, RLENGTH - 8)]++
+            if (match(tag, / src="[^"]*"/)) {
+                address = substr(tag, RSTART + 6, RLENGTH - 7)
+                if (address !~ /^[-A-Za-z0-9%\/._~]*$/) print "no address: " address
+                files[decoded(address)]++
+            }
+            if (match(tag, / on[a-z]*=/)) print "a handler: " tag
+            found += name == "span" && $0 ~ /class="score"/
+        }
+        END {
+            if (depth) print "<" open[depth] "> does not end"
+            for (i = 0; i < clips; i++) if (!there["clip-" i] || !there["card-" i]) print "clip " i " has no anchor"
+            if (there["clip-" clips]) print "more than " clips " clips"
+            for (id in leads) if (!there[id]) print "#" id " leads nowhere"
+            for (file in files) { if ((getline line < (folder "/" file)) < 1) print "no file: " file; n++ }
+            if (n != clips) print n " files"
+            if (found != results) print found " results"
+        }' "$1" 2>&1)
+    if [ -z "$faults" ]; then good; else bad "$1: $faults"; fi
+}
+mkdir "$work/pages"
+search="$bin/cavmae-retrieve --model $model --threads 2"
+expect '^picture to sound' $search --manifest "$val" --page "$work/pages/val.html"
+page "$work/pages/val.html" 5 $((5 * (3 * 4 + 2 * 5)))
+expect '^picture to sound' $search --manifest "$val" -k 2 --page "$work/val.html"
+page "$work/val.html" 5 $((5 * 5 * 2))
+# Videos whose names are HTML, quotes, no UTF-8, or would be another address.
+mkdir -p "$work/videos/a b" "$work/videos/<script>\"&'"
+cp test/cases/media/both.mp4 "$work/videos/a b/100%25 #1?.mp4"
+cp test/cases/media/both.mp4 "$work/videos/<script>\"&'/\"'><img src=x onerror=alert(1)>&amp;.mp4"
+cp test/cases/media/both.webm "$work/videos/$(printf 'b\377\303\251\300\200\033.webm')"
+expect '^picture to sound' $search --manifest "$work/videos" --page "$work/pages/videos.html"
+page "$work/pages/videos.html" 3 $((3 * (3 * 2 + 2 * 3)))
+replaced=$(printf 'b\357\277\275\303\251\357\277\275\357\277\275\357\277\275.webm')
+if grep -q "<h2 id=\"folder-[0-9]*\">&#60;script&#62;&#34;&#38;&#39;</h2>" "$work/pages/videos.html" &&
+    grep -q "<h1>$replaced</h1>" "$work/pages/videos.html"; then good; else bad "names in $(cat "$work/pages/videos.html")"; fi
+refuse 'without --query' $search --manifest "$val" --query "$sound" --page "$work/no.png"
+refuse 'cannot write' $search --manifest "$val" --page "$work/absent/no.html"
+i=0
+{
+    printf '{"data": [{"wav": "a.wav", "video_id": "a"}'
+    while [ $((i += 1)) -le 2000 ]; do printf ', {"wav": "a.wav", "video_id": "a"}'; done
+    echo ']}'
+} >"$work/many.json"
+refuse '2001 clips, and a page takes 2000' $search --manifest "$work/many.json" --page "$work/no.png"
+
 # What is drawn are files, which a packed data set has not.
 expect '5 clips' "$bin/cavmae-pack" --data "$val" --out "$work/pack" --preset tiny --set image_size=48 resampler=fastest
 refuse 'packed data set' "$bin/cavmae-localize" --model "$model" --manifest "$work/pack" --out "$work/no.png"
 refuse 'packed data set' "$bin/cavmae-retrieve" --model "$model" --manifest "$work/pack" --sheet "$work/no.png"
+refuse 'packed data set' "$bin/cavmae-retrieve" --model "$model" --manifest "$work/pack" --page "$work/no.png"
 expect '^sound to picture' "$bin/cavmae-retrieve" --model "$model" --manifest "$work/pack"
 if [ -e "$work/no.png" ]; then bad "a refused picture was written"; else good; fi
 finish pictures

@@ -19,15 +19,20 @@ static void write_base64(FILE *html, const unsigned char *data, size_t size) {
     }
 }
 
-void inline_picture(FILE *html, const picture *p, const char *style, const char *description) {
+void picture_address(FILE *html, const picture *p, int quality) {
     unsigned char *data;
     size_t size;
-    if (!picture_encode_jpeg(p, QUALITY, &data, &size)) die("no memory for a picture");
-    fprintf(html, "<img class=\"%s\" width=\"%d\" height=\"%d\" alt=\"%s\" src=\"data:image/jpeg;base64,", style,
-            p->width, p->height, description);
+    if (!picture_encode_jpeg(p, quality, &data, &size)) die("no memory for a picture");
+    fputs("data:image/jpeg;base64,", html);
     write_base64(html, data, size);
-    fputs("\">", html);
     free(data);
+}
+
+void inline_picture(FILE *html, const picture *p, const char *style, const char *description) {
+    fprintf(html, "<img class=\"%s\" width=\"%d\" height=\"%d\" alt=\"%s\" src=\"", style, p->width, p->height,
+            description);
+    picture_address(html, p, QUALITY);
+    fputs("\">", html);
 }
 
 void inline_wav(FILE *html, const char *path) {

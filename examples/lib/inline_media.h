@@ -6,6 +6,9 @@
 
 #include "picture.h"
 
+/* The data: URI of the picture as JPEG. */
+void picture_address(FILE *html, const picture *p, int quality);
+
 /* <img> with the picture as JPEG; `style` goes into its class. */
 void inline_picture(FILE *html, const picture *p, const char *style, const char *description);
 
