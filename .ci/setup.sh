@@ -5,7 +5,8 @@ set -eu
 build="gcc make pkg-config binutils libc6-dev zlib1g-dev libsamplerate0-dev libavformat-dev libavcodec-dev
     libavutil-dev libswscale-dev libjpeg-dev libpng-dev"
 [ -n "${WITHOUT_ONEDNN:-}" ] || build="$build libdnnl-dev"
-check="g++ clang-format cppcheck cmake abigail-tools valgrind python3-numpy python3-pytest python3-matplotlib"
+check="g++ clang-format cppcheck cmake abigail-tools valgrind python3-numpy python3-pytest python3-matplotlib
+    python3-pip mypy ffmpeg cmark-gfm groff-base debhelper dh-python pybuild-plugin-pyproject chrpath lintian"
 # Any MPI will do.
 command -v mpicc >/dev/null && command -v mpirun >/dev/null || check="$check libopenmpi-dev openmpi-bin"
 

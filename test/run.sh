@@ -35,11 +35,15 @@ if [ "$mode" = check ]; then
     run symbols 60 sh test/abi/symbols.sh
     run abi 60 sh test/abi/check.sh
     run breaks 120 sh test/abi/breaks.sh
-    run install 120 sh test/install/install.sh
+    run install 120 bash test/install/install.sh
     run package 300 sh test/package.sh
-    run cpp 400 sh test/cpp.sh
-    run python 240 sh test/python.sh
-    run readme 120 sh test/readme.sh
+    start debian 900 sh test/debian.sh
+    start cpp 600 sh test/cpp.sh
+    start python 400 sh test/python.sh
+    start docs 600 sh test/docs.sh
+    start manual 120 sh test/manual.sh
+    start examples 30 sh test/examples.sh
+    await
     run finetune 120 sh test/finetune.sh
     run world 300 bash test/world.sh
     run extract 120 sh test/extract.sh

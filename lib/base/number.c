@@ -20,7 +20,7 @@ void cavmae__format_f64(char out[32], double number) {
     locale_t plain = plain_locale(), own = plain ? uselocale(plain) : (locale_t)0;
     for (int digits = 15; digits <= 17; digits++) {
         snprintf(out, 32, "%.*g", digits, number);
-        if (strtod(out, NULL) == number) break;
+        if (cavmae__parse_f64(out, NULL) == number) break;
     }
     if (!plain) return;
     uselocale(own); /* of this thread alone */

@@ -773,7 +773,7 @@ CAVMAE_API cavmae_status cavmae_memory_required(const cavmae_config *config, int
 typedef struct cavmae_batch {
     uint32_t struct_size;
     int32_t count; /* B */
-    /* audio, image, pcm and pixels may lie in device memory. */
+    /* audio, image, pcm and pixels may lie in device memory, but not for cavmae_inpaint. */
     const float *audio;          /* [B, T, F], prepared as the input contract says; NULL: no sound */
     const float *image;          /* [B, C, H, W], or [B, frames, C, H, W]; NULL: no pictures */
     const int32_t *audio_frames; /* [B] T of each clip, multiples of p; the clips' [T, F] then follow one another.
