@@ -10,6 +10,7 @@ nothing is trained. Cells begin with "# %%", as editors with notebooks know them
 from __future__ import annotations
 
 import argparse
+from typing import Any
 
 import matplotlib
 
@@ -66,7 +67,7 @@ def clip(number: int) -> cavmae.Batch:
     return batch.copy()
 
 
-def picture(batch: cavmae.Batch) -> np.ndarray:
+def picture(batch: cavmae.Batch) -> "np.ndarray[Any, Any]":
     """[H, W, 3] in [0, 1]"""
     mean, std = (np.array(str(config[f"image_{name}"]).split(","), float) for name in ("mean", "std"))
     return np.asarray(np.clip(batch.image[0].transpose(1, 2, 0) * std + mean, 0, 1))

@@ -66,7 +66,8 @@ def test_what_is_exported_is_written_out():
 @needs_mypy
 def test_the_package_and_its_examples_are_typed(tmp_path):
     examples = sorted((HERE.parent / "examples").glob("*.py"))
-    for what in (["-p", "cavmae"], *([example] for example in examples)):
+    # An older matplotlib has no types.
+    for what in (["-p", "cavmae"], *(["--ignore-missing-imports", example] for example in examples)):
         done = mypy(tmp_path, *what)
         assert done.returncode == 0, done.stdout + done.stderr
 
