@@ -441,8 +441,11 @@ asan: | $(BUILD)/.setup-check
 
 # Without the OpenMP runtime and oneDNN on top of it, which ThreadSanitizer cannot see into.
 tsan: | $(BUILD)/.setup-check
-	@$(MAKE) --no-print-directory BUILD=$(BUILD)/tsan SANITIZE=thread WITHOUT_ONEDNN=1 CFLAGS='-O1 -g' test-files
+	@$(MAKE) --no-print-directory BUILD=$(BUILD)/tsan SANITIZE=thread WITHOUT_ONEDNN=1 CFLAGS='-O1 -g' test-files \
+	    $(BUILD)/tsan/lib/libcavmae.so.$(SOVERSION)
 	@BUILD=$(BUILD)/tsan TSAN_OPTIONS=halt_on_error=1 bash test/run.sh unit
+	@BUILD=$(BUILD)/tsan TSAN_OPTIONS=halt_on_error=1 PRELOAD="$$($(CC) -print-file-name=libtsan.so)" \
+	    sh test/python.sh -k four_threads
 
 # Each reader of untrusted bytes for FUZZ_SECONDS with libFuzzer; FUZZ="fuzz_json ..." for some of them. What is found
 # stays in $(BUILD)/fuzz, and belongs into test/fuzz/corpus once it is mended.

@@ -1,5 +1,6 @@
 #!/bin/sh
 # The Python package on the library that was built, with warnings as errors; skipped where NumPy or pytest are missing.
+# Arguments are pytest's. PRELOAD: the runtime that a sanitizer's library wants to come first.
 cd "$(dirname "$0")/.." || exit 1
 BUILD=${BUILD:-build}
 PYTHON=${PYTHON:-/usr/bin/python3}
@@ -13,7 +14,8 @@ log=$(mktemp)
 trap 'rm -f "$log"' EXIT
 CAVMAE_LIBRARY=$(cd "$BUILD/lib" && pwd)/libcavmae.so.1
 export CAVMAE_LIBRARY PYTHONDONTWRITEBYTECODE=1
-"$PYTHON" -X dev -W error -m pytest -q -p no:cacheprovider --tb=short bindings/python/tests >"$log" 2>&1
+LD_PRELOAD=${PRELOAD:-} "$PYTHON" -X dev -W error -m pytest -q -p no:cacheprovider --tb=short "$@" bindings/python/tests \
+    >"$log" 2>&1
 status=$?
 cat "$log"
 
