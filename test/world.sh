@@ -221,7 +221,7 @@ goes_on "$work/stopped"
 unlike() { ranks 3 sh -c 'last=$1; shift; [ "$RANK" != 1 ] || set -- "$@" "$last"; exec "$@"' sh "$@"; }
 unlike lr=2e-3 "${long[@]}" --out "$work/unlike" --set epochs=1
 await 1
-said "key lr is '2e-3' on rank 1 and '0.001' on rank 0" 0 1 2
+said "key lr is '0.002' on rank 1 and '0.001' on rank 0" 0 1 2
 unlike noise=many "${long[@]}" --out "$work/unlike" --set epochs=1
 await 1
 said "noise" 1
