@@ -359,11 +359,11 @@ static void test_parameters(void) {
 static void test_recipes(void) {
     static const struct {
         const char *recipe, *key, *value;
-    } expected[] = {{"pretrain-paper", "epochs", "12"},  {"pretrain-base", "lr", "5e-05"},
-                    {"pretrain-scale+", "batch", "108"}, {"pretrain-scale+120", "batch", "120"},
-                    {"pretrain-scale++", "lr", "0.0002"},  {"finetune-as20k", "head_lr_factor", "100"},
-                    {"finetune-as20k", "batch", "36"},   {"finetune-as2m", "balanced", "1"},
-                    {"finetune-vggsound", "loss", "ce"}, {"finetune-vggsound", "classes", "309"}};
+    } expected[] = {{"pretrain-paper", "epochs", "12"},   {"pretrain-base", "lr", "5e-05"},
+                    {"pretrain-scale+", "batch", "108"},  {"pretrain-scale+120", "batch", "120"},
+                    {"pretrain-scale++", "lr", "0.0002"}, {"finetune-as20k", "head_lr_factor", "100"},
+                    {"finetune-as20k", "batch", "36"},    {"finetune-as2m", "balanced", "1"},
+                    {"finetune-vggsound", "loss", "ce"},  {"finetune-vggsound", "classes", "309"}};
     cavmae_context *context = tiny_context(1);
     cavmae_config *config;
     const char *value;
