@@ -502,7 +502,7 @@ fill = @mkdir -p $(@D) && sed -e 's|@PREFIX@|$(PREFIX)|' -e 's|@LIBDIR@|$(call f
     -e 's|@INCLUDE_FROM_HERE@|$(call from_cmakedir,$(INCLUDEDIR))|' \
     -e 's|@PLUGINS_FROM_HERE@|$(call from_cmakedir,$(PLUGINDIR))|' \
     -e 's|@LIBS@|$(subst $() ,;,$(strip $(LIBS:-l%=%)))|' -e "s|@POINTER_SIZE@|$$(echo __SIZEOF_POINTER__ | $(CC) -E -P -)|" \
-    $< > $@
+    $< > $@.$$$$ && mv $@.$$$$ $@
 
 $(BUILD)/cavmae.pc: pkgconfig/cavmae.pc.in include/cavmae.h FORCE
 	$(fill)
@@ -549,7 +549,7 @@ deb: $(if $(filter file,$(origin TARBALL)),dist)
 	mkdir -p $(BUILD)/deb
 	cp $(TARBALL) $(BUILD)/deb/libcavmae_$(VERSION).orig.tar.gz
 	tar xzf $(TARBALL) -C $(BUILD)/deb
-	cp -R pkgconfig/debian $(DEB_TREE)/debian
+	cp -R $(DEB_TREE)/pkgconfig/debian $(DEB_TREE)/debian
 	cd $(DEB_TREE) && env -i PATH=/usr/sbin:/usr/bin:/sbin:/bin HOME="$$HOME" LC_ALL=C.UTF-8 \
 	    DEB_BUILD_OPTIONS="$$DEB_BUILD_OPTIONS" DEB_BUILD_PROFILES="$$DEB_BUILD_PROFILES" \
 	    dpkg-buildpackage -us -uc

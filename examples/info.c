@@ -75,8 +75,10 @@ static void print_keys(const cavmae_config *config) {
         printf("%-22s %-24s ", key.name, value);
         if (key.type == CAVMAE_TYPE_STR)
             printf("%s\n", key.choices ? key.choices : "text");
+        else if (key.type == CAVMAE_TYPE_I64)
+            printf("whole number %.0f to %.0f\n", key.min, key.max);
         else
-            printf("%s %.17g to %.17g\n", key.type == CAVMAE_TYPE_I64 ? "whole number" : "number", key.min, key.max);
+            printf("number %.15g to %.15g\n", key.min, key.max);
     }
 }
 

@@ -126,7 +126,8 @@ typedef struct cavmae_context_options {
     void *log_user;
     int32_t log_level; /* CAVMAE_LOG_*; 0: CAVMAE_LOG_WARNING */
     int32_t reserved;  /* 0 */
-    /* Asked between layers, files and pieces of sound; non-zero ends the call with CAVMAE_E_CANCELLED. */
+    /* Asked between layers, files, pictures and pieces of sound, in the thread whose call it is; non-zero ends the call
+     * with CAVMAE_E_CANCELLED. */
     int32_t (*cancel)(void *user);
     void *cancel_user;
     /* How far a long call has come: `done` of `total` (0: unknown) of `what`, in English. */
@@ -278,7 +279,7 @@ typedef struct cavmae_config cavmae_config;
 #define CAVMAE_P_ACCUMULATE 407   /* accumulate: batches whose mean gradient makes one update. 1 */
 #define CAVMAE_P_RECOMPUTE                                                                                             \
     408 /* recompute: what is computed again going back instead of being kept: 1: of each layer all but
-                                    * its input (activations a fifth as large, steps a third slower); 2: GELU's
+                                    * its input (activations a fifth as large, steps up to a third slower); 2: GELU's
                                     * outputs (activations a quarter smaller). 0 */
 #define CAVMAE_P_SCHEDULE                                                                                              \
     409                           /* schedule: "multistep" (lr * gamma ^ milestones passed; no milestones: constant)

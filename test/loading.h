@@ -3,6 +3,7 @@
 #ifndef CAVMAE_TEST_LOADING_H
 #define CAVMAE_TEST_LOADING_H
 
+#include <pthread.h>
 #include <stdarg.h>
 #include <stdatomic.h>
 #include <stdlib.h>
@@ -121,7 +122,8 @@ static const cavmae_decoder decoder = {sizeof decoder, 1, NULL, probe, decode_au
 
 /* ---- Context, configuration, batches ---- */
 
-static atomic_int warnings, cancelled;
+static atomic_int warnings, cancelled, asked_elsewhere;
+static pthread_t home; /* the thread of the last context */
 
 static inline void count_warning(void *user, int32_t level, const char *message) {
     (void)user;
@@ -130,6 +132,7 @@ static inline void count_warning(void *user, int32_t level, const char *message)
 
 static inline int32_t ask_cancelled(void *user) {
     (void)user;
+    asked_elsewhere += !pthread_equal(pthread_self(), home);
     return cancelled;
 }
 
@@ -137,6 +140,7 @@ static inline cavmae_context *new_context(void) {
     cavmae_context_options options = {
         .struct_size = sizeof options, .threads = 1, .log = count_warning, .cancel = ask_cancelled};
     cavmae_context *context = NULL;
+    home = pthread_self();
     CHECK_OK(cavmae_context_create(&options, &context));
     CHECK_OK(cavmae_context_set_decoder(context, &decoder));
     return context;

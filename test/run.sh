@@ -37,11 +37,11 @@ if [ "$mode" = check ]; then
     run breaks 120 sh test/abi/breaks.sh
     run install 120 bash test/install/install.sh
     run package 300 sh test/package.sh
+    run manual 120 sh test/manual.sh
     start debian 900 sh test/debian.sh
     start cpp 600 sh test/cpp.sh
     start python 400 sh test/python.sh
     start docs 600 sh test/docs.sh
-    start manual 120 sh test/manual.sh
     start examples 30 sh test/examples.sh
     await
     run finetune 120 sh test/finetune.sh

@@ -65,8 +65,12 @@ def find_library() -> Path | None:
         return None
     if not named:
         build = Path(os.environ.get("BUILD", "build"))
-        # cuda, mpi: their plug-ins are built where this machine has what they need.
-        return make(build if build.is_absolute() else REPOSITORY / build, "cuda", "mpi")
+        folder = make(build if build.is_absolute() else REPOSITORY / build)
+        try:  # plug-ins, where this machine has what they need
+            make(build if build.is_absolute() else REPOSITORY / build, "cuda", "mpi")
+        except subprocess.CalledProcessError:
+            print("cavmae: built without a plug-in for CUDA or MPI, see above", file=sys.stderr)
+        return folder
     path = Path(named).resolve()
     folder = path if path.is_dir() else path.parent
     if not (folder / LIBRARY).exists():

@@ -170,7 +170,7 @@ static void write_head(FILE *html, const search_page *p, const cavmae_retrieval_
 
 /* Clips of one folder follow one another. */
 static int new_folder(const search_page *p, int64_t i) {
-    const page_clip *c = &p->clips[i], *before = c - 1;
+    const page_clip *c = &p->clips[i], *before = i ? c - 1 : c;
     return i == 0 ? c->folder > 0 : c->folder != before->folder || strncmp(c->name, before->name, c->folder) != 0;
 }
 

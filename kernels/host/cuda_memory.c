@@ -88,13 +88,15 @@ void cavmae__cuda_free(cavmae__cuda *cuda, void *memory) {
 }
 
 /* *out: whether the caller's memory is the device's. Managed memory is the host's, too. */
-static cavmae_status is_on_device(const cavmae__cuda *cuda, const void *memory, int *out) {
+static cavmae_status is_on_device(cavmae__cuda *cuda, const void *memory, int *out) {
     struct cudaPointerAttributes found;
     *out = 0;
-    if (cudaPointerGetAttributes(&found, memory) != cudaSuccess) {
-        cudaGetLastError(); /* the driver does not know it: the host's */
+    const cudaError_t error = cudaPointerGetAttributes(&found, memory);
+    if (error == cudaErrorInvalidValue) { /* the driver does not know it: the host's */
+        cudaGetLastError();
         return CAVMAE_OK;
     }
+    CAVMAE__TRY(cavmae__cuda_check(&cuda->base, error, "asking whose memory it is"));
     if (found.type != cudaMemoryTypeDevice) return CAVMAE_OK;
     if (found.device != cuda->device)
         return cuda->library->fail(CAVMAE_E_ARG, "memory at %p is device %d's, and the context uses device %d", memory,
@@ -109,11 +111,10 @@ static cudaError_t after_default_stream(cudaStream_t stream, cudaEvent_t event) 
     return error == cudaSuccess ? cudaStreamWaitEvent(stream, event, 0) : error;
 }
 
-/* The caller may change or read either memory when this returns. */
+/* The caller may change or read either memory when the stream has come this far. */
 static cudaError_t copy_on_device(cudaStream_t stream, cudaEvent_t event, void *to, const void *from, size_t size) {
-    cudaError_t error = after_default_stream(stream, event);
-    if (error == cudaSuccess) error = cudaMemcpyAsync(to, from, size, cudaMemcpyDeviceToDevice, stream);
-    return error == cudaSuccess ? cudaStreamSynchronize(stream) : error;
+    const cudaError_t error = after_default_stream(stream, event);
+    return error == cudaSuccess ? cudaMemcpyAsync(to, from, size, cudaMemcpyDeviceToDevice, stream) : error;
 }
 
 /* A pinned piece that nothing uses any more. */
@@ -149,6 +150,7 @@ cavmae_status cavmae__cuda_upload(cavmae__cuda *cuda, void *device, const void *
     if (ahead && error == cudaSuccess) error = cudaEventRecord(s->order, cuda->copies);
     if (ahead && error == cudaSuccess) error = cudaStreamWaitEvent(cuda->stream, s->order, 0);
     pthread_mutex_unlock(&s->lock);
+    if (there && error == cudaSuccess) error = cudaStreamSynchronize(stream);
     return cavmae__cuda_check(&cuda->base, error, "upload");
 }
 
@@ -173,6 +175,7 @@ cavmae_status cavmae__cuda_download(cavmae__cuda *cuda, void *host, const void *
         error = download_piece(cuda, (char *)host + done, (const char *)device + done, part);
     }
     pthread_mutex_unlock(&cuda->staging->download_lock);
+    if (there && error == cudaSuccess) error = cudaStreamSynchronize(cuda->stream);
     return cavmae__cuda_check(&cuda->base, error, "download");
 }
 

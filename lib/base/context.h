@@ -25,8 +25,10 @@ char *cavmae__strdup(cavmae_context *context, const char *text);
 
 void cavmae__log(cavmae_context *context, int32_t level, const char *format, ...) __attribute__((format(printf, 3, 4)));
 
-/* CAVMAE_E_CANCELLED (with text) when the caller's cancel callback says so; asked between layers. */
+/* CAVMAE_E_CANCELLED (with text) when the caller's cancel callback says so; asked between layers. The callback is asked in
+ * threads of the caller's only: what the library's own do is ended by who waits for them. */
 cavmae_status cavmae__check_cancel(cavmae_context *context);
+void cavmae__never_cancel_this_thread(void);
 
 /* Reports progress to the caller's callback, if any. */
 void cavmae__progress(cavmae_context *context, const char *what, int64_t done, int64_t total);

@@ -18,6 +18,7 @@ double cavmae__parse_f64(const char *text, char **end) {
 
 void cavmae__format_f64(char out[32], double number) {
     locale_t plain = plain_locale(), own = plain ? uselocale(plain) : (locale_t)0;
+    number += 0.0; /* -0 is 0 */
     for (int digits = 15; digits <= 17; digits++) {
         snprintf(out, 32, "%.*g", digits, number);
         if (cavmae__parse_f64(out, NULL) == number) break;

@@ -1,4 +1,3 @@
-#define _DEFAULT_SOURCE /* realpath */
 #include "plugin.h"
 
 #include <dlfcn.h>
@@ -23,10 +22,8 @@ static int own_directory(char directory[PATH_MAX]) {
         int path = 0; /* "begin-end permissions offset device inode path" */
         if (sscanf(line, "%" SCNxPTR "-%" SCNxPTR " %*s %*s %*s %*s %n", &begin, &end, &path) < 2 || !path) continue;
         if ((uintptr_t)&anchor < begin || (uintptr_t)&anchor >= end || line[path] != '/') continue;
-        line[strcspn(line, "\n")] = '\0';
-        if (!realpath(line + path, directory)) break;
-        *strrchr(directory, '/') = '\0';
-        found = 1;
+        *strrchr(line + path, '/') = '\0'; /* with it goes "(deleted)", of a library that was replaced meanwhile */
+        found = snprintf(directory, PATH_MAX, "%s", line[path] ? line + path : "/") < PATH_MAX;
     }
     if (maps) fclose(maps);
     return found;

@@ -123,6 +123,7 @@ static void *worker_main(void *argument) {
     worker *self = argument;
     cavmae__pool *pool = self->pool;
     uint64_t seen = 0;
+    cavmae__never_cancel_this_thread();
     omp_set_num_threads(1);
     for (;;) {
         uint64_t state;

@@ -264,6 +264,7 @@ static void *worker_main(void *argument) {
     cavmae__loader_worker *self = argument;
     cavmae_loader *loader = self->loader;
     cavmae__slot *s;
+    cavmae__never_cancel_this_thread();
     pthread_mutex_lock(&loader->lock);
     while (!loader->stop) {
         if (can_place(loader)) {

@@ -41,6 +41,11 @@ for name in shared static; do
 done
 # The shared one found it: its sentence is about the file.
 if (cd "$work/run" && LD_LIBRARY_PATH=lib bin/place-shared "$work/other" | grep -q "^none: "); then good; else bad "no plug-in beside"; fi
+if (cd "$work/run" && LD_LIBRARY_PATH=lib bin/place-shared / "$work/run/lib/libcavmae.so.1" | grep -q "^none: "); then
+    good
+else
+    bad "no plug-in beside a library that was removed"
+fi
 (cd "$work/run" && exec -a "$work/other/bin/x" bin/place-static /) >"$work/out" 2>&1
 if grep -q "$work/other" "$work/out"; then bad "argv[0] is believed: $(cat "$work/out")"; else good; fi
 

@@ -27,8 +27,8 @@ _I64, _F64, _STR = (r.constant(f"TYPE_{name}") for name in ("I64", "F64", "STR")
 
 def _header() -> Optional[Path]:
     """cavmae.h, the manual, which lies in the package, or in the clone that this is part of."""
-    here = Path(__file__).resolve()
-    places = (here.parent / "cavmae.h", here.parents[3] / "include" / "cavmae.h")
+    folder = Path(__file__).resolve().parent
+    places = (folder / "cavmae.h", folder / ".." / ".." / ".." / "include" / "cavmae.h")
     return next((place for place in places if place.exists()), None)
 
 

@@ -65,7 +65,7 @@ def _guard(error: Optional[int], size: int, work: Any) -> int:
     except _Stop as stop:
         return stop.status
     except BaseException as raised:
-        words = f"{raised or type(raised).__name__}".encode()[: max(size - 1, 0)]
+        words = f"{raised or type(raised).__name__}".encode("utf-8", "replace")[: max(size - 1, 0)]
         if error and size:
             ctypes.memmove(error, words + b"\0", len(words) + 1)
         return status_of(raised)

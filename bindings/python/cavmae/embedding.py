@@ -175,6 +175,8 @@ def _frames_of_clips(batch: "Batch", config: Mapping[str, Any]) -> "Optional[np.
 def _fill(arrays: dict[str, Any], out: Mapping[str, Any], model: "Model") -> None:
     """The caller's arrays take the place of those that were allocated, whose shapes they have."""
     for name, value in out.items():
+        if not isinstance(value, np.ndarray) and not hasattr(value, "__dlpack__"):
+            raise TypeError(f"out: {name} is no array that can be filled")
         array = as_input(value, name, np.float32, (arrays[name].ndim,))
         if array.shape != arrays[name].shape:
             raise ValueError(f"out: {name} must have the shape {arrays[name].shape}, not {array.shape}")

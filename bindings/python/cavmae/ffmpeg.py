@@ -39,7 +39,8 @@ _QUIET = ("-v", "error", "-protocol_whitelist", "file", "-format_whitelist", _FO
 class FFmpegPrograms(Decoder):
     """For Context.set_decoder: a process for each question, so slower than the plug-in, and for the rest like it.
 
-    Sound is the plug-in's to the bit; pictures of JPEG files differ by a few levels of 255, and are turned upright as
+    Sound is the plug-in's to the bit, but for files whose times jump by more than an hour, which the plug-in does not fill
+    with silence; pictures of JPEG files differ by a few levels of 255, and are turned upright as
     far as that ffmpeg does it.
     """
 
@@ -222,7 +223,7 @@ def _ratio(word: Any) -> float:
 
 def _words(said: bytes) -> str:
     lines = said.decode("utf-8", "replace").strip().splitlines()
-    return lines[-1].rpartition("fd:")[2] if lines else "ffmpeg gives nothing, and does not say why"
+    return lines[-1] if lines else "ffmpeg gives nothing, and does not say why"
 
 
 @contextmanager
@@ -266,12 +267,13 @@ def ready_decoder(context: "Context") -> None:
         source, kept = source_of(b"")
         status = library().cavmae_media_probe_source(context._handle, source, r.new(r.cavmae_media_info))
         del kept
-        context._decoder = True
         if status != BackendError.status:  # the plug-in says that this is no media file
+            context._decoder = True
             return
         reason = library().cavmae_last_error().decode("utf-8", "replace")
         try:
-            context.set_decoder(FFmpegPrograms())
+            context.set_decoder(FFmpegPrograms())  # which is the context's _decoder then
         except CavmaeError:
+            context._decoder = True
             return
         context._tell(r.constant("LOG_INFO"), f"media files are decoded by the program ffmpeg: {reason}")

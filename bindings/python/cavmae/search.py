@@ -18,7 +18,7 @@ from ._errors import FormatError
 from ._handles import Handle, made
 from ._library import library
 from .context import Context, Path, context_of
-from .embedding import Embedding, Embeddings
+from .embedding import COORDINATED, Embedding, Embeddings
 from .files import SafetensorsFile, save_safetensors
 
 if TYPE_CHECKING:
@@ -106,7 +106,7 @@ def _metadata_of(path: Path) -> Any:
 def _names_in(metadata: Any, path: Path, count: int) -> "list[Any]":
     try:
         names = json.loads(metadata.get(_NAMES, "[]"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise FormatError(f"{os.fspath(path)}: metadata {_NAMES} is no JSON: {error}") from None
     if not isinstance(names, list) or len(names) not in (0, count):
         raise FormatError(f"{os.fspath(path)}: metadata {_NAMES} is not a list of {count} names")
@@ -165,6 +165,8 @@ class Index(Handle):
         index = cls._from(made(index_pointer, library().cavmae_index_load, context._handle, os.fsencode(path)), context)
         metadata = _metadata_of(path)
         index.kind = metadata.get(_KIND, "visual")
+        if index.kind not in COORDINATED:
+            raise FormatError(f"{os.fspath(path)}: metadata {_KIND} is {index.kind!r}, which is no kind")
         index.names = _names_in(metadata, path, index.count) if names is None else list(names)
         if names is not None and len(index.names) != index.count:
             raise ValueError(f"there are {len(index.names)} names for {index.count} rows")

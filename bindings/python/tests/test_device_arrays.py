@@ -101,6 +101,8 @@ def test_out_on_the_host(model, clips):
         model.embed(**clips, out={"joint": np.zeros((4, 31), np.float32)})
     with pytest.raises(ValueError, match="'joint', which is not among"):
         model.embed(**clips, outputs=("audio",), out={"joint": joint})
+    with pytest.raises(TypeError, match="out: joint is no array that can be filled"):
+        model.embed(**clips, out={"joint": joint.tolist()})
     joint.flags.writeable = False
     with pytest.raises(ValueError, match="not writeable"):
         model.embed(**clips, out={"joint": joint})

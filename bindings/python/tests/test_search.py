@@ -67,7 +67,7 @@ def test_index_files_keep_names(context, tmp_path):
 def test_index_files_with_wrong_names(context, tmp_path):
     tensors = {"rows.0": np.eye(2, dtype=np.float32)}
     whole = {"cavmae.index": "1", "cavmae.index.dim": "2"}
-    for names, complaint in (('["one"]', "not a list of 2 names"), ('{"a": 1}', "not a list"), ("[", "no JSON")):
+    for names, complaint in (('["one"]', "not a list of 2 names"), ('{"a": 1}', "not a list"), ("[", "no JSON"), ("[" * 99999, "no JSON")):
         cavmae.save_safetensors(tmp_path / "index", tensors, {**whole, "cavmae.index.names": names}, context=context)
         with pytest.raises(cavmae.FormatError, match=complaint):
             cavmae.Index.load(tmp_path / "index", context=context)

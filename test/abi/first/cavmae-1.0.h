@@ -34,9 +34,9 @@
  * Records. Structs whose first field is struct_size, which the caller sets to sizeof; fields that the caller did not
  * know are taken as zero, and zero always means the default. They only grow at the end.
  *
- * Device memory. Where a comment says so, a pointer may also be to memory of the CUDA device that the context uses. It is
- * read and written after all that was queued before the call on the device's default stream, and when the call returns
- * that is done. Memory of another device is ARG; with a context on the CPU it must not be passed.
+ * Device memory. Where a comment says so, a pointer may also be to memory of the CUDA device that the context uses.
+ * It is read and written after all that was queued before the call on the device's default stream, and when the call
+ * returns that is done. Memory of another device is ARG; with a context on the CPU it must not be passed.
  *
  * "Since" names the first version with a declaration; those without are there since 1.0.
  */
@@ -126,15 +126,16 @@ typedef struct cavmae_context_options {
     void *log_user;
     int32_t log_level; /* CAVMAE_LOG_*; 0: CAVMAE_LOG_WARNING */
     int32_t reserved;  /* 0 */
-    /* Asked between layers, files and pieces of sound; non-zero ends the call with CAVMAE_E_CANCELLED. */
+    /* Asked between layers, files, pictures and pieces of sound, in the thread whose call it is; non-zero ends the call
+     * with CAVMAE_E_CANCELLED. */
     int32_t (*cancel)(void *user);
     void *cancel_user;
     /* How far a long call has come: `done` of `total` (0: unknown) of `what`, in English. */
     void (*progress)(void *user, const char *what, int64_t done, int64_t total);
     void *progress_user;
-    /* GPUs: which of several ways of computing a product or attention is fastest is measured when a shape is first seen,
-     * and remembered in this file, made where it is not there. NULL: a fixed rule, nothing is measured, and two runs
-     * have the same bits without sharing a file. */
+    /* GPUs: which of several ways of computing a product or attention is fastest is measured when a shape is first
+     * seen, and remembered in this file, made where it is not there. NULL: a fixed rule, nothing is measured, and
+     * two runs have the same bits without sharing a file. */
     const char *tuning_file;
     /* GPUs: "dtype" (NULL): products of operands as they are; "tf32": those of float32 models with 10 bits of mantissa;
      * "fp8": those of bfloat16 models with e4m3 operands, each row scaled by its own largest value, for embedding only
@@ -143,8 +144,8 @@ typedef struct cavmae_context_options {
     /* GPUs: who computes bfloat16 attention: "own" kernels, "cudnn", or "auto" (NULL): the faster with a tuning_file,
      * else own. */
     const char *attention;
-    /* GPUs: bfloat16 models take GELU's tanh form, which costs nothing beside a product there (it differs from the exact
-     * one by at most 4.8e-4); 1: the exact one, as everywhere else. */
+    /* GPUs: bfloat16 models take GELU's tanh form, which costs nothing beside a product there (it differs from the
+     * exact one by at most 4.8e-4); 1: the exact one, as everywhere else. */
     int32_t exact_gelu;
     int32_t reserved2; /* 0 */
 } cavmae_context_options;
@@ -156,9 +157,9 @@ CAVMAE_API void cavmae_context_free(cavmae_context *context);
 
 /* The device in use, e.g. "cpu" or "cuda:0"; lives as long as the context. Any thread. */
 CAVMAE_API const char *cavmae_context_device(const cavmae_context *context);
-/* What the device is and what computes on it, in one or more lines: "cpu (avx512)"; a GPU's name, architecture, memory and
- * libraries, and how attention of each shape seen so far is computed. Lives until the next call or the context's end.
- * One thread at a time. */
+/* What the device is and what computes on it, in one or more lines: "cpu (avx512)"; a GPU's name, architecture,
+ * memory and libraries, and how attention of each shape seen so far is computed. Lives until the next call or the
+ * context's end. One thread at a time. */
 CAVMAE_API cavmae_status cavmae_context_device_info(cavmae_context *context, const char **out) CAVMAE_CHECKED;
 /* Working threads, the caller's own included: what `threads` said or 0 came to. Any thread. */
 CAVMAE_API int32_t cavmae_context_threads(const cavmae_context *context);
@@ -259,11 +260,11 @@ typedef struct cavmae_config cavmae_config;
     313 /* contrast_scope: what a clip is contrasted with: "local", its shard of the batch (the paper: 27 clips on each
          * of 4 GPUs), or "global", the batch of the whole world, with exact gradients */
 #define CAVMAE_P_CONTRAST_SHARDS                                                                                       \
-    314 /* contrast_shards: equal parts of the world's batch that contrast_scope local means; a multiple of the ranks, so
-         * that one GPU trains as four did. 0: as many as ranks. 0 */
+    314 /* contrast_shards: equal parts of the world's batch that contrast_scope local means; a multiple of the
+         * ranks, so that one GPU trains as four did. 0: as many as ranks. 0 */
 #define CAVMAE_P_LOSS_REDUCE                                                                                           \
-    315 /* loss_reduce: "mean" over the world's clips, or "sum": the gradient is that of the sum of the shards' losses, as
-         * the reference's DataParallel. Reported losses are means */
+    315 /* loss_reduce: "mean" over the world's clips, or "sum": the gradient is that of the sum of the shards'
+         * losses, as the reference's DataParallel. Reported losses are means */
 
 /* Training. */
 #define CAVMAE_P_OPTIMIZER                                                                                             \
@@ -278,7 +279,7 @@ typedef struct cavmae_config cavmae_config;
 #define CAVMAE_P_ACCUMULATE 407   /* accumulate: batches whose mean gradient makes one update. 1 */
 #define CAVMAE_P_RECOMPUTE                                                                                             \
     408 /* recompute: what is computed again going back instead of being kept: 1: of each layer all but
-                                    * its input (activations a fifth as large, steps a third slower); 2: GELU's
+                                    * its input (activations a fifth as large, steps up to a third slower); 2: GELU's
                                     * outputs (activations a quarter smaller). 0 */
 #define CAVMAE_P_SCHEDULE                                                                                              \
     409                           /* schedule: "multistep" (lr * gamma ^ milestones passed; no milestones: constant)
@@ -393,19 +394,20 @@ CAVMAE_API cavmae_status cavmae_config_check(const cavmae_config *config) CAVMAE
 
 /* ---- Worlds: ranks that work together ---------------------------------------------------------------------- */
 
-/* Ranks 0 .. size - 1, each with a context of its own: processes on one machine or many, or threads of one process. A
- * config that has one (cavmae_config_set_world) makes optimizers, trainers and loaders that work in parallel on the data
- * of a step: each rank computes its share of the batch, gradients are added, and parameters stay the same everywhere.
- * What it computes is what one process computes with the whole batch, up to rounding; the same world gives the same bits.
+/* Ranks 0 .. size - 1, each with a context of its own: processes on one machine or many, or threads of one process.
+ * A config that has one (cavmae_config_set_world) makes optimizers, trainers and loaders that work in parallel on
+ * the data of a step: each rank computes its share of the batch, gradients are added, and parameters stay the same
+ * everywhere. What it computes is what one process computes with the whole batch, up to rounding; the same world
+ * gives the same bits.
  *
- * Calls marked "collective" are made by every rank, in the same order. Before anything is exchanged ranks compare what
- * each is about to do, and a failure here is told to all of them: PEER names the rank, what it did, and what was expected.
- * A rank that is not heard of within `timeout` makes the others fail with PEER, too; the world is then broken, and every
- * call on it fails in the same way. Where an update was cut off so (on a GPU, or with shard_optimizer), the model's
- * parameters are undefined: go on from a checkpoint.
+ * Calls marked "collective" are made by every rank, in the same order. Before anything is exchanged ranks compare
+ * what each is about to do, and a failure here is told to all of them: PEER names the rank, what it did, and what
+ * was expected. A rank that is not heard of within `timeout` makes the others fail with PEER, too; the world is then
+ * broken, and every call on it fails in the same way. Where an update was cut off so (on a GPU, or with
+ * shard_optimizer), the model's parameters are undefined: go on from a checkpoint.
  *
- * How ranks find one another is the program's business, as are their numbers: examples/lib/open_world.h reads what torchrun,
- * Slurm and mpirun say. */
+ * How ranks find one another is the program's business, as are their numbers: examples/lib/open_world.h reads what
+ * torchrun, Slurm and mpirun say. */
 typedef struct cavmae_world cavmae_world;
 
 typedef struct cavmae_world_options {
@@ -413,15 +415,15 @@ typedef struct cavmae_world_options {
     int32_t rank, size; /* this one of so many; not read by _create_threads and _create_mpi */
     int32_t reserved;   /* 0 */
     double timeout;     /* seconds that a collective may take, waiting for the others included. 0: 30 */
-    /* A folder that all ranks see, or NULL: each keeps a small file there of the last collective that it began and ended,
-     * so that an error after a timeout says which rank is behind. Removed with the world. Threads need none. */
+    /* A folder that all ranks see, or NULL: each keeps a small file there of the last collective that it began and
+     * ended, so that an error after a timeout says which rank is behind. Removed with the world. Threads need none. */
     const char *watch_dir;
 } cavmae_world_options;
 
-/* What moves data between ranks: the caller's own functions (an MPI of another make, gloo through Python, sockets). Host
- * memory. Each returns when this rank's part is done: a cavmae_status, with a sentence in error [error_size]. They are
- * called by one thread of the library's, one at a time, in the same order on all ranks. dtype: CAVMAE_FLOAT32, FLOAT64 or
- * BFLOAT16 (added in float32 or better). */
+/* What moves data between ranks: the caller's own functions (an MPI of another make, gloo through Python, sockets).
+ * Host memory. Each returns when this rank's part is done: a cavmae_status, with a sentence in error [error_size].
+ * They are called by one thread of the library's, one at a time, in the same order on all ranks. dtype:
+ * CAVMAE_FLOAT32, FLOAT64 or BFLOAT16 (added in float32 or better). */
 typedef struct cavmae_collectives {
     uint32_t struct_size;
     int32_t version;  /* 1 */
@@ -448,16 +450,16 @@ typedef struct cavmae_collectives {
 /* The caller's functions. The record is copied. Collective. */
 CAVMAE_API cavmae_status cavmae_world_create(cavmae_context *context, const cavmae_world_options *options,
                                              const cavmae_collectives *carrier, cavmae_world **out) CAVMAE_CHECKED;
-/* Threads of one process: contexts [size], one for each rank; out [size]. Made by one thread; each rank then uses its own
- * world, and frees it. options may be NULL. For models on the CPU; several GPUs of one process take NCCL. */
+/* Threads of one process: contexts [size], one for each rank; out [size]. Made by one thread; each rank then uses
+ * its own world, and frees it. options may be NULL. For models on the CPU; several GPUs of one process take NCCL. */
 CAVMAE_API cavmae_status cavmae_world_create_threads(cavmae_context *const *contexts, int32_t size,
                                                      const cavmae_world_options *options,
                                                      cavmae_world **out) CAVMAE_CHECKED;
 /* The system's MPI, through libcavmae-mpi.so. comm: a pointer to an MPI_Comm, which is duplicated, or NULL:
- * MPI_COMM_WORLD. MPI is initialised where it is not, and then finalised with the world: of several, that one is freed
- * last, and after it there is no MPI in this process any more (STATE). Where the program has initialised it, it has asked
- * for MPI_THREAD_SERIALIZED, and makes no call of its own during one of ours, or for MULTIPLE (else UNSUPPORTED). For
- * models on the CPU. Collective. BACKEND: no plug-in, or no MPI. */
+ * MPI_COMM_WORLD. MPI is initialised where it is not, and then finalised with the world: of several, that one is
+ * freed last, and after it there is no MPI in this process any more (STATE). Where the program has initialised it,
+ * it has asked for MPI_THREAD_SERIALIZED, and makes no call of its own during one of ours, or for MULTIPLE (else
+ * UNSUPPORTED). For models on the CPU. Collective. BACKEND: no plug-in, or no MPI. */
 CAVMAE_API cavmae_status cavmae_world_create_mpi(cavmae_context *context, const cavmae_world_options *options,
                                                  const void *comm, cavmae_world **out) CAVMAE_CHECKED;
 
@@ -484,9 +486,9 @@ CAVMAE_API cavmae_status cavmae_world_gather(cavmae_world *world, const void *se
                                              size_t bytes) CAVMAE_CHECKED; /* receive [size, bytes], on all ranks */
 CAVMAE_API cavmae_status cavmae_world_broadcast(cavmae_world *world, void *data, size_t bytes,
                                                 int32_t root) CAVMAE_CHECKED;
-/* Tells the others that this rank cannot go on: their next, or waiting, collective fails with PEER and this sentence. For
- * a program about to end; the library does so itself where one of its collective calls fails. Returns when they know, or
- * after `timeout`; on GPUs the world is broken. */
+/* Tells the others that this rank cannot go on: their next, or waiting, collective fails with PEER and this
+ * sentence. For a program about to end; the library does so itself where one of its collective calls fails. Returns
+ * when they know, or after `timeout`; on GPUs the world is broken. */
 CAVMAE_API void cavmae_world_fail(cavmae_world *world, const char *sentence);
 
 /* What is made from this config, and from clones of it, works in this world; NULL: alone. The world is kept alive. */
@@ -788,10 +790,10 @@ typedef struct cavmae_batch {
     int32_t frames; /* N pictures of each clip, whose sound is encoded once; 0: 1. Embedding, localisation only */
     const float *features; /* [B, width] as cavmae_embedding's, instead of sound and pictures. cavmae_finetune_step with
                             * freeze_base, and cavmae_finetune_evaluate, only */
-    /* Sound and pictures as they are, each instead of its prepared form, to be prepared on the way as the input contract
-     * says: by a GPU, or on the context's threads, to the bits of cavmae_prepare_audio of the samples / 32768 and of
-     * cavmae_prepare_image. Not for inpainting. Errors: ARG (audio and pcm, or image and pixels; pcm with audio_frames;
-     * less than a window of 25 ms; a picture without pixels). */
+    /* Sound and pictures as they are, each instead of its prepared form, to be prepared on the way as the input
+     * contract says: by a GPU, or on the context's threads, to the bits of cavmae_prepare_audio of the samples /
+     * 32768 and of cavmae_prepare_image. Not for inpainting. Errors: ARG (audio and pcm, or image and pixels; pcm
+     * with audio_frames; less than a window of 25 ms; a picture without pixels). */
     const int16_t *pcm;    /* [B, pcm_samples] one channel at sample_rate, instead of audio */
     int64_t pcm_samples;   /* of each clip. T is as configured; with audio_length native it follows from this number */
     const uint8_t *pixels; /* [B, pixel_height, pixel_width, C], or [B, frames, ...], instead of image */
@@ -905,21 +907,22 @@ typedef struct cavmae_step_result {
     int64_t pairs;    /* N of the contrastive loss, of one shard; N - 1 are negatives */
 } cavmae_step_result;
 
-/* optimizer NULL: a trainer that only evaluates, and needs no memory for gradients. With a world in `config`, this, steps,
- * evaluations and checkpoints are collective: parameters become rank 0's, a rank's batches are its shares, and results
- * are of the whole batch. */
+/* optimizer NULL: a trainer that only evaluates, and needs no memory for gradients. With a world in `config`, this,
+ * steps, evaluations and checkpoints are collective: parameters become rank 0's, a rank's batches are its shares,
+ * and results are of the whole batch. */
 CAVMAE_API cavmae_status cavmae_trainer_create(cavmae_model *model, cavmae_optimizer *optimizer,
                                                const cavmae_config *config, cavmae_trainer **out) CAVMAE_CHECKED;
 CAVMAE_API void cavmae_trainer_free(cavmae_trainer *trainer);
 
-/* One batch: masks, forward, backward, and (each `accumulate`-th call) update. NOT_FINITE names the step and the tensor.
- * After any failure parameters are as they were, the step does not count, and what was accumulated for the next update
- * is dropped. result NULL: a GPU's step is not waited for, so that the next batch is made ready meanwhile; it counts, and
- * its failure is told, with the next call on this trainer, whose own work is then not begun. */
+/* One batch: masks, forward, backward, and (each `accumulate`-th call) update. NOT_FINITE names the step and the
+ * tensor. After any failure parameters are as they were, the step does not count, and what was accumulated for the
+ * next update is dropped. result NULL: a GPU's step is not waited for, so that the next batch is made ready
+ * meanwhile; it counts, and its failure is told, with the next call on this trainer, whose own work is then not
+ * begun. */
 CAVMAE_API cavmae_status cavmae_pretrain_step(cavmae_trainer *trainer, const cavmae_batch *batch,
                                               cavmae_step_result *result) CAVMAE_CHECKED;
-/* Of the last step whose outcome is known: with `wait` the last one taken, else on a GPU and after a step without result
- * the one before it. Before this trainer's first all is 0 but the field step, which a checkpoint sets. */
+/* Of the last step whose outcome is known: with `wait` the last one taken, else on a GPU and after a step without
+ * result the one before it. Before this trainer's first all is 0 but the field step, which a checkpoint sets. */
 CAVMAE_API cavmae_status cavmae_trainer_result(cavmae_trainer *trainer, int32_t wait,
                                                cavmae_step_result *result) CAVMAE_CHECKED;
 /* Forward only, with masks drawn for `batch_number`: the same number, the same masks. */
@@ -946,8 +949,8 @@ CAVMAE_API cavmae_status cavmae_finetune_evaluate(cavmae_trainer *trainer, const
  * one after another, [1, tokens, ...]. NOT_FOUND where it did not compute that. */
 CAVMAE_API cavmae_status cavmae_trainer_output(cavmae_trainer *trainer, int32_t which,
                                                cavmae_tensor **out) CAVMAE_CHECKED;
-/* Copy of a parameter's gradient as the last step left it; in a world, after an update, of all ranks. NOT_FOUND: no such
- * parameter, or one without gradient; UNSUPPORTED: in a world with shard_optimizer. */
+/* Copy of a parameter's gradient as the last step left it; in a world, after an update, of all ranks. NOT_FOUND: no
+ * such parameter, or one without gradient; UNSUPPORTED: in a world with shard_optimizer. */
 CAVMAE_API cavmae_status cavmae_trainer_gradient(cavmae_trainer *trainer, const char *name,
                                                  cavmae_tensor **out) CAVMAE_CHECKED;
 
@@ -976,14 +979,15 @@ typedef struct cavmae_loader_item {
  *
  * With a world in `config` each rank's loader reads its share of each batch, of world_count clips, and only that; at an
  * epoch's end a share may be without clips. Which samples a batch has does not depend on the world. Samples that are
- * skipped as broken are replaced by the next one in the manifest that is not, so that shares stay as large as they are. */
+ * skipped as broken are replaced by the next one in the manifest that is not, so that shares stay as large as they
+ * are. */
 CAVMAE_API cavmae_status cavmae_loader_create(const cavmae_config *config, const char *manifest, const char *labels,
                                               cavmae_loader **out) CAVMAE_CHECKED;
 CAVMAE_API void cavmae_loader_free(cavmae_loader *loader);
 /* The next batch, valid until the next call; NULL at the end of an epoch (the call after it starts the next one). */
 CAVMAE_API cavmae_status cavmae_loader_next(cavmae_loader *loader, const cavmae_batch **out) CAVMAE_CHECKED;
-/* The next batch begins with entry `position` of this epoch's order, from 0 to the count of entries. In a world every rank
- * goes to the same. The batch of the call before is valid no more. */
+/* The next batch begins with entry `position` of this epoch's order, from 0 to the count of entries. In a world
+ * every rank goes to the same. The batch of the call before is valid no more. */
 CAVMAE_API cavmae_status cavmae_loader_seek(cavmae_loader *loader, int64_t position) CAVMAE_CHECKED;
 CAVMAE_API int64_t cavmae_loader_count(const cavmae_loader *loader);   /* entries in the manifest */
 CAVMAE_API int64_t cavmae_loader_batches(const cavmae_loader *loader); /* in an epoch without broken samples */
@@ -1020,9 +1024,9 @@ CAVMAE_API cavmae_status cavmae_pack(const cavmae_config *config, const char *ma
 CAVMAE_API cavmae_status cavmae_pack_info(cavmae_context *context, const char *path,
                                           cavmae_pack_report *out) CAVMAE_CHECKED;
 
-/* A checkpoint is a model file that also holds optimizer, step and the loader's place (loader may be NULL). Atomic. In a
- * world rank 0 writes it, with what the others hold, and all return when it is there, for which they wait up to 20 times
- * the world's timeout; any world, or none, reads it. */
+/* A checkpoint is a model file that also holds optimizer, step and the loader's place (loader may be NULL). Atomic.
+ * In a world rank 0 writes it, with what the others hold, and all return when it is there, for which they wait up to
+ * 20 times the world's timeout; any world, or none, reads it. */
 CAVMAE_API cavmae_status cavmae_checkpoint_save(cavmae_trainer *trainer, const cavmae_loader *loader,
                                                 const char *path) CAVMAE_CHECKED;
 /* Into a trainer (and loader): with the same configuration and data training then goes on bit for bit; with another
@@ -1114,8 +1118,8 @@ CAVMAE_API cavmae_status cavmae_index_search(cavmae_index *index, const float *q
                                              int64_t *ids, float *scores) CAVMAE_CHECKED;
 /* Atomic; rows as they are kept, normalised. */
 CAVMAE_API cavmae_status cavmae_index_save(const cavmae_index *index, const char *path) CAVMAE_CHECKED;
-/* Also of a manifest.json of cavmae-embed --shards: an index of all shards' rows, whose ids are the corpus' clips. Errors
- * name the shard; MISMATCH: it is not what the manifest says. */
+/* Also of a manifest.json of cavmae-embed --shards: an index of all shards' rows, whose ids are the corpus' clips.
+ * Errors name the shard; MISMATCH: it is not what the manifest says. */
 CAVMAE_API cavmae_status cavmae_index_load(cavmae_context *context, const char *path,
                                            cavmae_index **out) CAVMAE_CHECKED;
 /* Of such a manifest the part-th of so many parts, whole shards, in order; none where there are fewer. *first (may be
