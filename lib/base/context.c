@@ -104,7 +104,8 @@ static _Thread_local int never_cancelled;
 void cavmae__never_cancel_this_thread(void) { never_cancelled = 1; }
 
 cavmae_status cavmae__check_cancel(cavmae_context *context) {
-    if (never_cancelled || !context->options.cancel || !context->options.cancel(context->options.cancel_user)) return CAVMAE_OK;
+    if (never_cancelled || !context->options.cancel || !context->options.cancel(context->options.cancel_user))
+        return CAVMAE_OK;
     return cavmae__fail(CAVMAE_E_CANCELLED, "the cancel callback ended the call");
 }
 
