@@ -113,16 +113,30 @@ static int32_t check_header(carrier *c, int32_t from) {
                 (int)c->rank, c->number, name_of((uint64_t)c->operation), c->total);
 }
 
-/* What was said before the end may say more than the end. */
+/* Of what has come already: 1 when that is so many bytes. data NULL: they are thrown away. */
+static int32_t take_what_came(int socket, uint8_t *data, uint64_t bytes) {
+    uint8_t waste[4096];
+    while (bytes) {
+        const size_t most = data || bytes < sizeof waste ? (size_t)bytes : sizeof waste;
+        const ssize_t got = recv(socket, data ? data : waste, most, 0);
+        if (got <= 0) return 0;
+        if (data) data += got;
+        bytes -= (uint64_t)got;
+    }
+    return 1;
+}
+
+/* What was said before the end may say more than the end: it comes after what was on its way. */
 static int32_t lose(carrier *c, int32_t rank) {
     message *m = &c->in[rank];
-    if (!m->active) {
-        size_t have = 0;
-        ssize_t got;
-        while (have < HEADER && (got = recv(c->sockets[rank], m->header + have, HEADER - have, 0)) > 0)
-            have += (size_t)got;
-        if (have == HEADER && get_number(m->header, 4) == mark && get_number(m->header + 4, 4) == FAILURE)
-            return hear_failure(c, rank, m->header);
+    const int s = c->sockets[rank];
+    size_t have = m->active && m->done < HEADER ? m->done : 0;
+    uint64_t rest = m->active && m->done >= HEADER ? m->bytes - m->done : 0;
+    while (take_what_came(s, NULL, rest) && take_what_came(s, m->header + have, HEADER - have) &&
+           get_number(m->header, 4) == mark) {
+        if (get_number(m->header + 4, 4) == FAILURE) return hear_failure(c, rank, m->header);
+        rest = get_number(m->header + 32, 8);
+        have = 0;
     }
     return fail(c, rank, "rank %d's connection was closed", (int)rank);
 }
@@ -345,10 +359,27 @@ static void abort_carrier(void *user) {
     }
 }
 
+/* A connection that is closed while something in it is unread forgets what is on its way to the other side: why this one
+ * failed. The other side closes when it has heard. */
+static void hear_out(int socket, double until) {
+    char waste[4096];
+    for (;;) {
+        const ssize_t got = recv(socket, waste, sizeof waste, 0);
+        struct pollfd ready = {.fd = socket, .events = POLLIN};
+        if (got > 0 || (got < 0 && errno == EINTR)) continue;
+        if (got == 0 || (errno != EAGAIN && errno != EWOULDBLOCK) || now() >= until) return;
+        poll(&ready, 1, milliseconds_until(until));
+    }
+}
+
 static void close_carrier(void *user) {
     carrier *c = user;
-    for (int32_t r = 0; r < c->size; r++)
-        if (c->sockets[r] >= 0) close(c->sockets[r]);
+    const double until = now() + 1;
+    for (int32_t r = 0; r < c->size; r++) {
+        if (c->sockets[r] < 0) continue;
+        if (c->failure[0]) hear_out(c->sockets[r], until);
+        close(c->sockets[r]);
+    }
     close(c->wake[0]);
     close(c->wake[1]);
     free(c->sockets);
