@@ -215,12 +215,19 @@ def embed_batch(
 # ---- Files
 
 
-def _plan_of_file(model: "Model", media: Media, wanted: Callable[[Tuple[bool, bool]], Plan], known: bool) -> Plan:
+def _plan_of_file(
+    model: "Model", media: Media, outputs: Optional[Sequence[str]], frames: int, mode: Optional[str], average: str
+) -> Plan:
+    if frames < 0:
+        raise ValueError(f"frames must be 0 or more, not {frames}")
     ready(model.context)
-    if known:
-        return wanted((True, True))
-    info = media_probe(media, context=model.context)
-    return wanted((info.audio_channels > 0, info.height > 0))
+    has = (True, True)
+    if outputs is None:
+        info = media_probe(media, context=model.context)
+        has = (info.audio_channels > 0, info.height > 0)
+    wanted = plan(model._values, outputs, has, mode, average)
+    _check_tokens(model._values, wanted)
+    return wanted
 
 
 def _check_tokens(config: Mapping[str, Any], wanted: Plan) -> None:
@@ -241,14 +248,7 @@ def embed_file(
     progress: Optional[Progress] = None,
 ) -> Embedding:
     """cavmae_embed_source."""
-    if frames < 0:
-        raise ValueError(f"frames must be 0 or more, not {frames}")
-
-    def with_tracks(has: Tuple[bool, bool]) -> Plan:
-        return plan(model._values, outputs, has, mode, average)
-
-    wanted = _plan_of_file(model, media, with_tracks, outputs is not None)
-    _check_tokens(model._values, wanted)
+    wanted = _plan_of_file(model, media, outputs, frames, mode, average)
     arrays = wanted.allocate(1, frames)
     source, kept = source_of(media)
     call(
@@ -333,14 +333,7 @@ def embed_windows(
     progress: Optional[Progress],
 ) -> Windows:
     """cavmae_embed_windows."""
-    if frames < 0:
-        raise ValueError(f"frames must be 0 or more, not {frames}")
-
-    def with_tracks(has: Tuple[bool, bool]) -> Plan:
-        return plan(model._values, outputs, has, mode, average)
-
-    wanted = _plan_of_file(model, media, with_tracks, outputs is not None)
-    _check_tokens(model._values, wanted)
+    wanted = _plan_of_file(model, media, outputs, frames, mode, average)
     arrays = wanted.allocate(1, frames)
     rows: dict[str, list[Any]] = {name: [] for name in arrays}
     start: list[float] = []
